@@ -1,0 +1,1 @@
+"""Multimodal models from scratch. Each module is collected from one lesson; see its header."""
