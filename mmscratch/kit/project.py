@@ -1,8 +1,8 @@
 """Facts about the project, each read from its one home.
 
-Addresses come from `pyproject.toml`, the order of the lessons from `book/lessons.yml`, what a lesson says about
-itself from its notebook, and how long it ran from `book/_data/lesson_runs.json`. Standard library only, so that
-the Sphinx extension, the tests and the notebooks can all import it for nothing.
+Addresses come from `pyproject.toml`, the order of the lessons from `book/lessons.yml`, what a lesson says
+about itself from its notebook, and how long it ran from `book/_data/lesson_runs.json`. Imports nothing heavy,
+so that the Sphinx extension, the tests and the notebooks can all use it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _METADATA = {  # notebook metadata `lesson`: key -> type of its value, or of the
 
 @dataclass(frozen=True)
 class Lesson:
-    """One lesson. `part` counts from 1; a planned lesson (`written` false) has no module and no measured time."""
+    """One lesson. `part` counts from 1; a planned lesson has no module and no seconds."""
 
     number: str
     name: str
@@ -129,8 +129,8 @@ def find_notebook(number: str, tree: Path | None = None) -> Path:
 def lesson_metadata(path: Path, notebook: dict[str, Any] | None = None) -> dict[str, Any]:
     """What the notebook at `path` says about itself (`metadata.lesson`), checked, with its H1 as "title".
 
-    Raises ValueError that names the notebook for a missing or unknown key, a wrong type, an unknown kind, a number
-    that differs from the file's name, or a first cell that is no title.
+    Raises ValueError that names the notebook for a missing or unknown key, a wrong type, an unknown kind, a
+    number that differs from the file's name, or a first cell that is no title.
     """
     if notebook is None:
         try:
@@ -177,8 +177,8 @@ def lesson_metadata(path: Path, notebook: dict[str, Any] | None = None) -> dict[
 def parts(tree: Path | None = None) -> list[Part]:
     """The parts of the book with their lessons, written and planned, in `tree` (default: this checkout).
 
-    Raises ValueError naming the file for anything missing or contradictory: a planned lesson without title, kind
-    or one line of what it builds, a written lesson that still has them, a notebook that is not listed.
+    Raises ValueError naming the file for anything missing or contradictory: a planned lesson without title,
+    kind or one line of what it builds, a written lesson that still has them, a notebook that is not listed.
     """
     import yaml
 
@@ -204,7 +204,7 @@ def parts(tree: Path | None = None) -> list[Part]:
             if name in written:
                 if planned:
                     raise ValueError(
-                        f"{index.name}: {name} has a notebook, which says {', '.join(planned)} itself; keep only its name"
+                        f"{index.name}: {name} has a notebook for {', '.join(planned)}; keep its name"
                     )
                 facts = lesson_metadata(written[name])
                 for key in ("prerequisites", "reference", "objectives"):
@@ -218,7 +218,8 @@ def parts(tree: Path | None = None) -> list[Part]:
                     isinstance(value, str) and value for value in planned.values()
                 ):
                     raise ValueError(
-                        f"{index.name}: planned lesson {name} needs title, kind and builds (text), got {planned or 'none'}"
+                        f"{index.name}: {name} is planned and needs title, kind and builds (text), "
+                        f"got {planned or 'none'}"
                     )
                 if planned["kind"] not in KINDS:
                     raise ValueError(
@@ -247,6 +248,38 @@ def parts(tree: Path | None = None) -> list[Part]:
 def lessons(tree: Path | None = None) -> list[Lesson]:
     """All lessons of the book in order, written and planned. Raises as `parts` does."""
     return [lesson for part in parts(tree) for lesson in part.lessons]
+
+
+class Refused(ValueError):
+    """A notebook that a tool will not work on. The message names the notebook and, where it can, the cell."""
+
+
+def read_notebook(path: Path) -> Any:
+    """The notebook at `path` as an nbformat node (version 4). Raises Refused where it is none."""
+    import nbformat
+
+    try:
+        return nbformat.read(path, as_version=4)
+    except (ValueError, nbformat.ValidationError) as error:
+        raise Refused(f"{path.name}: not a notebook ({str(error).splitlines()[0]})") from None
+
+
+def tags(cell: Any) -> frozenset[str]:
+    """The tags of a cell."""
+    return frozenset(cell.get("metadata", {}).get("tags", ()))
+
+
+def cell_name(notebook: Any, index: int) -> str:
+    """How messages call cell `index`: by the number a run gives it (code only) and its first line."""
+    cell = notebook["cells"][index]
+    first = next((line for line in cell["source"].splitlines() if line.strip()), "").strip()
+    if cell["cell_type"] != "code":
+        return f"text cell `{first[:60]}`"
+    number = sum(
+        other["cell_type"] == "code" and bool(other["source"].strip())
+        for other in notebook["cells"][: index + 1]
+    )
+    return f"cell [{number}] `{first[:60]}`"
 
 
 def write_text(path: Path, text: str) -> None:
