@@ -3,8 +3,8 @@
     python -m mmscratch.kit.export [--check] [notebook ...]
 
 An exported cell holds imports, definitions and constants. The module gets those cells in their order, the
-imports they use (wherever in the notebook those stand), a sorted `__all__` and the project's formatting. If any
-notebook is refused, nothing is written.
+imports they use (wherever in the notebook those stand), a sorted `__all__` and the project's formatting.
+If any notebook is refused, nothing is written.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _ORIGIN = re.compile(re.escape(_HEADER).replace(r"\{\}", r"\S+\.ipynb"))
 _GIVEN = {*dir(builtins), "__name__", "__file__", "__doc__"}
 # Calls that may stand in a constant. Not torch.tensor: a tensor made at import stays on one device for good.
 _PURE_CALLS = set(
-    """abs bool complex dict enumerate float frozenset int len list max min object property range reversed round
-    set sorted str sum tuple zip re.compile partial functools.partial field dataclasses.field namedtuple
+    """abs bool complex dict enumerate float frozenset int len list max min object property range reversed
+    round set sorted str sum tuple zip re.compile partial functools.partial field dataclasses.field namedtuple
     collections.namedtuple NewType TypeVar typing.NewType typing.TypeVar torch.finfo torch.iinfo""".split()
 )
 
