@@ -1,0 +1,725 @@
+# %% imports
+import copy
+import math
+import re
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+# %% patchify
+Size = int | tuple[int, int]
+
+
+def pair(size: Size) -> tuple[int, int]:
+    """(height, width) from one number or two."""
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def patch_grid(height: int, width: int, patch_size: Size) -> tuple[int, int]:
+    """Rows and columns of patches in a picture; ValueError where they do not fit evenly."""
+    p, q = pair(patch_size)
+    if height % p or height < p:
+        raise ValueError(f"image height {height} is not a multiple of patch_size {p}")
+    if width % q or width < q:
+        raise ValueError(f"image width {width} is not a multiple of patch_size {q}")
+    return height // p, width // q
+
+
+def patchify(images: Tensor, patch_size: Size) -> Tensor:
+    """Cut pictures into patches, row by row (Dosovitskiy et al. 2021, sec. 3.1).
+
+    images (B, C, H, W) -> (B, N, C*P*P), each patch flattened channel first, as a convolution kernel is.
+    """
+    if images.ndim != 4:
+        raise ValueError(f"expected images of shape (B, C, H, W), got {tuple(images.shape)}")
+    B, C, H, W = images.shape
+    (rows, cols), (p, q) = patch_grid(H, W, patch_size), pair(patch_size)
+    x = images.reshape(B, C, rows, p, cols, q)
+    return x.permute(0, 2, 4, 1, 3, 5).reshape(B, rows * cols, C * p * q)
+
+
+def unpatchify(patches: Tensor, patch_size: Size, grid: tuple[int, int]) -> Tensor:
+    """The inverse of `patchify`: (B, N, C*P*P) and the grid (rows, cols) -> (B, C, H, W)."""
+    (rows, cols), (p, q) = grid, pair(patch_size)
+    if patches.ndim != 3 or patches.shape[1] != rows * cols or patches.shape[2] % (p * q):
+        raise ValueError(f"expected (B, {rows * cols}, C*{p}*{q}) patches, got {tuple(patches.shape)}")
+    x = patches.reshape(len(patches), rows, cols, -1, p, q)  # (B, rows, cols, C, P, P)
+    return x.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), -1, rows * p, cols * q)
+
+
+# %% patch embedding
+class PatchEmbedding(nn.Module):
+    """One linear map shared by all patches: x_p E + b (Dosovitskiy et al. 2021, eq. 1).
+
+    images (B, C, H, W) -> (B, N, D).
+    """
+
+    def __init__(self, patch_size: Size, *, dim: int, in_channels: int = 3, bias: bool = True):
+        super().__init__()
+        self.patch_size = pair(patch_size)
+        self.in_channels = in_channels
+        self.linear = nn.Linear(in_channels * self.patch_size[0] * self.patch_size[1], dim, bias=bias)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.linear(patchify(images, self.patch_size))
+
+
+# %% conv stem
+class ConvStem(nn.Module):
+    """Any stack of convolutions in place of the one linear map: (B, C, H, W) -> (B, N, D).
+
+    `layers` must shrink the picture by the model's patch_size (Xiao et al. 2021).
+    """
+
+    def __init__(self, layers: nn.Module):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).flatten(2).transpose(1, 2)
+
+
+def conv_stem(channels: list[int], *, dim: int, in_channels: int = 3) -> ConvStem:
+    """3x3 convolutions of stride 2 with batch norm and ReLU, then 1x1 to `dim`: patch_size 2 ** len(channels)."""
+    layers: list[nn.Module] = []
+    for width in channels:
+        layers += [nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        in_channels = width
+    return ConvStem(nn.Sequential(*layers, nn.Conv2d(in_channels, dim, 1)))
+
+
+# %% sincos
+def sincos_2d(grid: tuple[int, int], dim: int, theta: float = 10_000.0) -> Tensor:
+    """Fixed 2-D sine-cosine positions (He et al. 2022, sec. A). (rows, cols) -> (rows*cols, D).
+
+    The first half of the channels encodes the column, the second half the row.
+    """
+    if dim % 4:
+        raise ValueError(f"2-D sin-cos positions need dim to be a multiple of 4, got {dim}")
+    omega = theta ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
+    angles = [axis.reshape(-1, 1) * omega for axis in (cols, rows)]  # each (N, D/4)
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+# %% interpolate
+def position_table(kind: str, grid: tuple[int, int], dim: int, *, class_token: bool) -> nn.Parameter | None:
+    """Positions to add to [CLS, patches], (1, 1 + N, D): learned, fixed "sincos" (CLS at zero), or None."""
+    if kind == "learned":
+        return nn.Parameter(torch.randn(1, math.prod(grid) + class_token, dim) * 0.02)
+    if kind == "sincos":
+        table = F.pad(sincos_2d(grid, dim), (0, 0, int(class_token), 0))
+        return nn.Parameter(table[None], requires_grad=False)
+    return None
+
+
+def interpolate_positions(
+    table: Tensor, old: tuple[int, int], new: tuple[int, int], *, antialias: bool = False
+) -> Tensor:
+    """Resize a table of patch positions by bicubic interpolation: (1, rows*cols, D) on `old` -> on `new`.
+
+    The grid is the picture, the channels are its colours (Dosovitskiy et al. 2021, sec. 3.2).
+    """
+    if old == new:
+        return table
+    picture = table.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
+    picture = F.interpolate(picture, size=new, mode="bicubic", align_corners=False, antialias=antialias)
+    return picture.flatten(2).transpose(1, 2)
+
+
+# %% rope
+def rope_2d(grid: tuple[int, int], head_dim: int, *, prefix: int = 0, theta: float = 100.0) -> Tensor:
+    """Cosines and sines for axial rotary positions: (2, prefix + N, d).
+
+    Half of the rotated pairs turn with the row, half with the column (Wang et al. 2024, sec. 2.1).
+    Prefix tokens (CLS, registers) have no place in the picture: angle 0.
+    """
+    if head_dim % 4:
+        raise ValueError(f"axial RoPE needs head_dim to be a multiple of 4, got {head_dim}")
+    omega = theta ** -(torch.arange(head_dim // 4) / (head_dim // 4))
+    rows, cols = torch.meshgrid(*(torch.arange(float(n)) for n in grid), indexing="ij")
+    angles = torch.cat([axis.reshape(-1, 1) * omega for axis in (rows, cols)], dim=1)  # (N, d/2)
+    angles = F.pad(angles.repeat(1, 2), (0, 0, prefix, 0))  # (prefix + N, d)
+    return torch.stack([angles.cos(), angles.sin()])
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn channel pairs (i, i + d/2) of x (B, h, N, d) by the angles behind rope (2, N, d)."""
+    cos, sin = rope
+    left, right = x.chunk(2, dim=-1)
+    return x * cos + torch.cat([-right, left], dim=-1) * sin
+
+
+# %% attention
+class Attention(nn.Module):
+    """Multi-head self-attention, every token to every token (Vaswani et al. 2017, sec. 3.2).
+
+    x (B, N, D) -> (B, N, D); rope (2, N, d) turns queries and keys by their place in the picture.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, head_dim: int | None = None, qkv_bias: bool = True):
+        super().__init__()
+        if head_dim is None and dim % num_heads:
+            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
+        self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
+        self.qkv = nn.Linear(dim, 3 * num_heads * self.head_dim, bias=qkv_bias)
+        self.out = nn.Linear(num_heads * self.head_dim, dim)
+        self.dropout = 0.0
+
+    def project(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, each (B, h, N, d)."""
+        B, N, _ = x.shape
+        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
+        return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
+
+    def weights(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """softmax(q k^T / sqrt(d)) written out, to look at: (B, h, N, N), every row sums to one."""
+        q, k, _ = self.project(x, rope)
+        return (q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)).softmax(dim=-1)
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        q, k, v = self.project(x, rope)
+        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
+        return self.out(x.transpose(1, 2).flatten(2))  # (B, N, D)
+
+
+# %% activations
+def quick_gelu(x: Tensor) -> Tensor:
+    """x * sigmoid(1.702 x), a cheaper stand-in for GELU (Hendrycks & Gimpel 2016, sec. 2)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+gelu_tanh = partial(F.gelu, approximate="tanh")
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": F.gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "quick_gelu": quick_gelu,
+    "relu": F.relu, "silu": F.silu, "tanh": torch.tanh,
+}  # fmt: skip
+
+
+def pick(what: str, name: str, choices: Collection[str]) -> str:
+    """`name` if it is one of `choices`, else a ValueError that lists them."""
+    if name not in choices:
+        raise ValueError(f"expected {what} to be one of {', '.join(choices)}, got {name!r}")
+    return name
+
+
+# %% feed-forward
+class FeedForward(nn.Module):
+    """Two linear maps with a GELU between, the same for every token: (B, N, D) -> (B, N, D).
+
+    `gated` multiplies two branches instead (SwiGLU, as in the largest DINOv2).
+    """
+
+    def __init__(self, dim: int, *, hidden: int, act: str = "gelu", gated: bool = False):
+        super().__init__()
+        self.gated, self.act = gated, ACTIVATIONS[pick("act", act, ACTIVATIONS)]
+        self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.fc1(x)
+        if self.gated:
+            gate, value = h.chunk(2, dim=-1)
+            return self.fc2(self.act(gate) * value)
+        return self.fc2(self.act(h))
+
+
+# %% config
+@dataclass(kw_only=True)
+class ViTConfig:
+    """Every knob of a vision transformer, with the defaults of Dosovitskiy et al. (2021)."""
+
+    image_size: Size
+    patch_size: Size
+    dim: int
+    depth: int
+    num_heads: int
+    head_dim: int | None = None  # default: dim / num_heads
+    mlp_dim: int | None = None  # default: 4 * dim
+    num_classes: int = 0  # 0: no head, the model returns pooled features
+    in_channels: int = 3
+    position: str = "learned"  # none, learned, sincos, rope
+    pooling: str = "cls"  # cls, mean, map
+    class_token: bool | None = None  # default: only where the pooling reads it
+    num_registers: int = 0
+    qkv_bias: bool = True
+    patch_bias: bool = True
+    act: str = "gelu"
+    gated: bool = False  # SwiGLU feed-forward
+    norm_eps: float = 1e-6
+    pre_norm: bool = False  # a LayerNorm before the first block, as in CLIP
+    layer_scale: float | None = None  # start value of a learned factor on each branch
+    representation_size: int | None = None  # width of a hidden layer before the head
+    representation_act: str = "tanh"
+    antialias: bool = False  # when positions are interpolated
+    rope_theta: float = 100.0
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+
+
+# %% block
+class Block(nn.Module):
+    """Pre-norm block: x + Attention(LN x), then x + MLP(LN x) (Dosovitskiy et al. 2021, eq. 2 and 3).
+
+    x (B, N, D) -> (B, N, D). Layer scale multiplies each branch by a learned vector (Touvron et al. 2021).
+    """
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        self.norm1 = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.attention = Attention(c.dim, num_heads=c.num_heads, head_dim=c.head_dim, qkv_bias=c.qkv_bias)
+        self.attention.dropout = c.attention_dropout
+        self.norm2 = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.mlp = FeedForward(c.dim, hidden=c.mlp_dim or 4 * c.dim, act=c.act, gated=c.gated)
+        self.dropout = nn.Dropout(c.dropout)
+        self.scale1 = self.scale2 = None
+        if c.layer_scale is not None:
+            self.scale1 = nn.Parameter(torch.full((c.dim,), float(c.layer_scale)))
+            self.scale2 = nn.Parameter(torch.full((c.dim,), float(c.layer_scale)))
+
+    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        h = self.dropout(self.attention(self.norm1(x), rope))
+        x = x + h if self.scale1 is None else torch.addcmul(x, h, self.scale1)
+        h = self.dropout(self.mlp(self.norm2(x)))
+        return x + h if self.scale2 is None else torch.addcmul(x, h, self.scale2)
+
+
+# %% attention pooling
+class AttentionPooling(nn.Module):
+    """One learned query, the probe, reads the whole sequence: (B, N, D) -> (B, D).
+
+    The MAP head of Zhai et al. (2022, sec. 3), used by SigLIP.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, hidden: int, act: str = "gelu", norm_eps: float = 1e-6):
+        super().__init__()
+        self.num_heads = num_heads
+        self.probe = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
+        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, hidden=hidden, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, D = x.shape
+        q = self.q(self.probe).view(1, 1, self.num_heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
+        k, v = self.kv(x).view(B, N, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
+        x = self.out(F.scaled_dot_product_attention(q, k, v).reshape(B, D))
+        return x + self.mlp(self.norm(x))
+
+
+# %% tokens
+class Tokens(nn.Module):
+    """Picture to sequence: [CLS, registers, patches], with positions on CLS and patches.
+
+    images (B, C, H, W) -> (B, P + N, D) with P prefix tokens. Learned and sin-cos tables are interpolated
+    when the picture has another size than `image_size`.
+    """
+
+    def __init__(self, c: ViTConfig, stem: nn.Module | None = None):
+        super().__init__()
+        self.in_channels, self.patch_size, self.antialias = c.in_channels, pair(c.patch_size), c.antialias
+        self.grid = patch_grid(*pair(c.image_size), c.patch_size)
+        self.embed = stem or PatchEmbedding(
+            c.patch_size, dim=c.dim, in_channels=c.in_channels, bias=c.patch_bias
+        )
+        self.cls = nn.Parameter(torch.zeros(1, 1, c.dim)) if c.class_token else None
+        self.registers = nn.Parameter(torch.zeros(1, c.num_registers, c.dim)) if c.num_registers else None
+        self.positions = position_table(c.position, self.grid, c.dim, class_token=bool(c.class_token))
+        self.dropout = nn.Dropout(c.dropout)
+
+    def forward(self, images: Tensor) -> Tensor:
+        if images.ndim != 4 or images.shape[1] != self.in_channels:
+            raise ValueError(f"expected images (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
+        grid = patch_grid(images.shape[2], images.shape[3], self.patch_size)
+        x = self.embed(images)  # (B, N, D)
+        cls, split = self.cls, int(self.cls is not None)
+        if self.positions is not None:
+            x = x + interpolate_positions(self.positions[:, split:], self.grid, grid, antialias=self.antialias)
+            cls = None if cls is None else cls + self.positions[:, :1]
+        prefix = [t.expand(len(x), -1, -1) for t in (cls, self.registers) if t is not None]
+        return self.dropout(torch.cat([*prefix, x], dim=1))  # (B, P + N, D)
+
+
+# %% vit
+class VisionTransformer(nn.Module):
+    """Vision transformer (Dosovitskiy et al. 2021), with the parts that later models changed.
+
+    images (B, C, H, W) -> logits (B, num_classes), or pooled features (B, D) where num_classes is 0.
+    Options: the fields of `ViTConfig`. `stem` replaces the linear patch embedding.
+    """
+
+    def __init__(self, image_size: Size, *, stem: nn.Module | None = None, **options):
+        super().__init__()
+        c = self.config = ViTConfig(image_size=image_size, **options)
+        pick("position", c.position, ("none", "learned", "sincos", "rope"))
+        pick("pooling", c.pooling, ("cls", "mean", "map"))
+        c.class_token = c.pooling == "cls" if c.class_token is None else c.class_token
+        if c.pooling == "cls" and not c.class_token:
+            raise ValueError("pooling 'cls' reads the class token, but class_token is False")
+        self.num_prefix = int(c.class_token) + c.num_registers
+        self.tokens = Tokens(c, stem)
+        self.pre_norm = nn.LayerNorm(c.dim, eps=c.norm_eps) if c.pre_norm else nn.Identity()
+        self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
+        self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.pool = Pooling(c, self.num_prefix)
+        self.head = Head(c)
+        initialise(self)
+
+    def rope(self, images: Tensor) -> Tensor | None:
+        """Rotary angles for this picture size, or None: (2, P + N, d)."""
+        if self.config.position != "rope":
+            return None
+        grid = patch_grid(images.shape[2], images.shape[3], self.config.patch_size)
+        head_dim = self.config.head_dim or self.config.dim // self.config.num_heads
+        return rope_2d(grid, head_dim, prefix=self.num_prefix, theta=self.config.rope_theta).to(images)
+
+    def encode(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
+        """Blocks and final norm over a token sequence: (B, N, D) -> (B, N, D)."""
+        x = self.pre_norm(x)
+        for block in self.blocks:
+            x = block(x, rope)
+        return self.norm(x)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """All tokens after the final norm, prefix tokens first: (B, P + N, D)."""
+        return self.encode(self.tokens(images), self.rope(images))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.pool(self.forward_features(images)))
+
+# %% pooling
+class Pooling(nn.Module):
+    """Sequence to one vector: the class token, the mean of the patches, or attention. (B, P + N, D) -> (B, D)."""
+
+    def __init__(self, c: ViTConfig, num_prefix: int):
+        super().__init__()
+        self.kind, self.num_prefix = c.pooling, num_prefix
+        if self.kind == "map":
+            self.attention = AttentionPooling(
+                c.dim, num_heads=c.num_heads, hidden=c.mlp_dim or 4 * c.dim, act=c.act, norm_eps=c.norm_eps
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "cls":
+            return x[:, 0]
+        patches = x[:, self.num_prefix :]
+        return patches.mean(dim=1) if self.kind == "mean" else self.attention(patches)
+
+
+class Head(nn.Module):
+    """Pooled features to logits, through a hidden layer if there is one: (B, D) -> (B, num_classes)."""
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        width = c.representation_size or c.dim
+        self.hidden = nn.Linear(c.dim, width) if c.representation_size else None
+        self.act = ACTIVATIONS[pick("representation_act", c.representation_act, ACTIVATIONS)]
+        self.linear = nn.Linear(width, c.num_classes) if c.num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x if self.hidden is None else self.act(self.hidden(x)))
+
+
+def initialise(model: nn.Module) -> None:
+    """Xavier weights and zero biases; the extra tokens start small and distinct."""
+    for name, p in model.named_parameters():
+        if name.rsplit(".", 1)[-1] in ("cls", "registers", "mask_token"):
+            nn.init.normal_(p, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+
+# %% mapping
+def load_mapped(reference: nn.Module, model: nn.Module, rules: dict[str, str], stem: str = "") -> nn.Module:
+    """Rename the reference's weights by `rules`, fuse what we fuse, and load them strictly into `model`.
+
+    Names that a rule empties are left out. Device, dtype and train/eval mode follow the reference.
+    """
+    state = {}
+    for name, value in reference.state_dict().items():
+        for pattern, replacement in rules.items():
+            name = re.sub(pattern, replacement, name)
+        state[name] = value.detach().clone()
+    state.pop("", None)
+    for name in [name for name in state if ".q_proj." in name]:
+        parts = [state.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
+        state[name.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
+    for name in [name for name in state if ".gate_proj." in name]:
+        parts = [state.pop(name), state.pop(name.replace(".gate_proj.", ".up_proj."))]
+        state[name.replace(".gate_proj.", ".fc1.")] = torch.cat(parts)
+    for name in [name for name in state if name.endswith("tokens.embed.linear.weight")]:
+        state[name] = state[name].flatten(1)  # a convolution of kernel = stride = P is a linear map
+    model.to(next(reference.parameters())).load_state_dict(state, strict=True)
+    return model.train(reference.training)
+
+
+def check_type(model: nn.Module, *names: str) -> str:
+    """The first of `names` that is the model's class or a base of it; else a TypeError. Imports no library."""
+    for name in names:
+        if any(cls.__name__ == name for cls in type(model).__mro__):
+            return name
+    raise TypeError(f"expected {' or '.join(names)}, got {type(model).__name__}")
+
+
+# %% torchvision
+FROM_TORCHVISION = {
+    r"^class_token": "tokens.cls",
+    r"^encoder\.pos_embedding": "tokens.positions",
+    r"^conv_proj\.(weight|bias)$": r"tokens.embed.linear.\1",
+    r"^conv_proj\.": "tokens.embed.layers.",
+    r"^encoder\.layers\.encoder_layer_": "blocks.",
+    r"\.ln_([12])\.": r".norm\1.",
+    r"\.self_attention\.in_proj_": ".attention.qkv.",
+    r"\.self_attention\.out_proj": ".attention.out",
+    r"\.mlp\.0\.": ".mlp.fc1.",
+    r"\.mlp\.3\.": ".mlp.fc2.",
+    r"^encoder\.ln\.": "norm.",
+    r"^heads\.pre_logits": "head.hidden",
+    r"^heads\.head": "head.linear",
+}
+
+
+def from_torchvision(model: nn.Module) -> VisionTransformer:
+    """Our model with the shape and weights of any `torchvision.models.VisionTransformer`."""
+    check_type(model, "VisionTransformer")
+    if not hasattr(model, "conv_proj"):
+        raise TypeError("expected a VisionTransformer of torchvision, got one without conv_proj")
+    if type(model.encoder.ln) is not nn.LayerNorm:
+        raise ValueError(f"expected norm_layer LayerNorm, got {type(model.encoder.ln).__name__}")
+    head = model.heads[-1]
+    ours = VisionTransformer(
+        model.image_size,
+        patch_size=model.patch_size,
+        dim=model.hidden_dim,
+        depth=len(model.encoder.layers),
+        num_heads=model.encoder.layers[0].num_heads,
+        mlp_dim=model.mlp_dim,
+        norm_eps=model.encoder.ln.eps,
+        num_classes=head.out_features if isinstance(head, nn.Linear) else 0,
+        representation_size=model.representation_size,
+        dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
+        stem=None if isinstance(model.conv_proj, nn.Conv2d) else ConvStem(copy.deepcopy(model.conv_proj)),
+    )
+    return load_mapped(model, ours, FROM_TORCHVISION)
+
+
+# %% transformers
+IN_BLOCK = {
+    r"\.layernorm_before\.": ".norm1.",
+    r"\.layernorm_after\.": ".norm2.",
+    r"\.attention\.o_proj": ".attention.out",
+    r"\.layer_scale([12])\.lambda1": r".scale\1",
+    r"\.down_proj\.": ".fc2.",
+}
+FROM_TRANSFORMERS = {
+    r".*\bmask_token$": "",  # stands in for hidden patches in pretraining; reading pictures never uses it
+    r"^(vit|encoder)\.": "",
+    r"^embeddings\.cls_token": "tokens.cls",
+    r"^embeddings\.register_tokens": "tokens.registers",
+    r"^embeddings\.position_embeddings": "tokens.positions",
+    r"^embeddings\.patch_embeddings\.projection": "tokens.embed.linear",
+    r"^layers?\.": "blocks.",
+    r"^layernorm\.": "norm.",
+    r"^pooler\.dense": "head.hidden",
+    r"^classifier": "head.linear",
+    **IN_BLOCK,
+}
+
+
+def shared_options(c) -> dict:
+    """The options of `VisionTransformer` that ViT, DINOv2 and MAE configurations of transformers share."""
+    return {
+        "patch_size": c.patch_size if isinstance(c.patch_size, int) else tuple(c.patch_size),
+        "dim": c.hidden_size,
+        "depth": c.num_hidden_layers,
+        "num_heads": c.num_attention_heads,
+        "head_dim": getattr(c, "head_dim", c.hidden_size // c.num_attention_heads),
+        "in_channels": c.num_channels,
+        "qkv_bias": c.qkv_bias,
+        "act": c.hidden_act,
+        "norm_eps": c.layer_norm_eps,
+        "dropout": c.hidden_dropout_prob,
+        "attention_dropout": c.attention_probs_dropout_prob,
+    }
+
+
+def from_transformers(model: nn.Module) -> VisionTransformer:
+    """Our model with the shape and weights of a transformers model.
+
+    ViTModel, ViTForImageClassification, Dinov2Model or Dinov2WithRegistersModel.
+    """
+    kind = check_type(
+        model, "ViTForImageClassification", "ViTModel", "Dinov2WithRegistersModel", "Dinov2Model"
+    )
+    c, options = model.config, shared_options(model.config)
+    if kind.startswith("Dinov2"):
+        rows, cols = pair(c.image_size)
+        if rows != cols or c.drop_path_rate:
+            raise ValueError(
+                f"expected a square image_size and drop_path_rate 0, got {rows}x{cols} and {c.drop_path_rate}"
+            )
+        options |= {"layer_scale": c.layerscale_value, "gated": c.use_swiglu_ffn}
+        options |= {"mlp_dim": int(c.hidden_size * c.mlp_ratio)}
+        options |= {"num_registers": getattr(c, "num_register_tokens", 0), "antialias": "Registers" in kind}
+        if c.use_swiglu_ffn:  # two thirds of the width, rounded up to a multiple of 8
+            options |= {"mlp_dim": (int(options["mlp_dim"] * 2 / 3) + 7) // 8 * 8, "act": "silu"}
+    else:
+        options["mlp_dim"] = c.intermediate_size
+        if kind == "ViTForImageClassification":
+            options["num_classes"] = c.num_labels
+        elif model.pooler is not None:
+            options |= {"representation_size": c.pooler_output_size, "representation_act": c.pooler_act}
+    return load_mapped(model, VisionTransformer(pair(c.image_size), **options), FROM_TRANSFORMERS)
+
+
+# %% pooling mapping
+def pooling_from_transformers(head: nn.Module) -> AttentionPooling:
+    """Our pooling with the weights of transformers' `SiglipMultiheadAttentionPoolingHead`."""
+    check_type(head, "SiglipMultiheadAttentionPoolingHead")
+    c = head.mlp.config
+    ours = AttentionPooling(
+        c.hidden_size, num_heads=c.num_attention_heads, hidden=c.intermediate_size, act=c.hidden_act,
+        norm_eps=c.layer_norm_eps,
+    )  # fmt: skip
+    state = {name.replace("layernorm", "norm"): value for name, value in head.state_dict().items()}
+    for leaf in ("weight", "bias"):
+        fused = state.pop(f"attention.in_proj_{leaf}")  # rows: q, k, v
+        state[f"q.{leaf}"], state[f"kv.{leaf}"] = fused[: c.hidden_size], fused[c.hidden_size :]
+        state[f"out.{leaf}"] = state.pop(f"attention.out_proj.{leaf}")
+    ours.to(head.probe).load_state_dict(state, strict=True)
+    return ours.train(head.training)
+
+
+# %% mae
+class MaskedAutoencoder(nn.Module):
+    """Hide most patches, encode the rest, predict the hidden pixels (He et al. 2022, sec. 3).
+
+    images (B, C, H, W) -> loss (scalar), prediction (B, N, C*P*P), mask (B, N), 1 where hidden.
+    `normalise` predicts each patch minus its own mean, over its own standard deviation.
+    """
+
+    def __init__(
+        self, encoder: VisionTransformer, *, dim: int, depth: int, num_heads: int, mlp_dim: int | None = None,
+        mask_ratio: float = 0.75, normalise: bool = True,
+    ):  # fmt: skip
+        super().__init__()
+        c = encoder.config
+        if not 0 < mask_ratio < 1:
+            raise ValueError(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
+        if c.position == "rope" or encoder.num_prefix != 1 or not c.class_token:
+            raise ValueError("expected an encoder with a class token, no registers and added positions")
+        self.encoder, self.mask_ratio, self.normalise = encoder, mask_ratio, normalise
+        self.embed = nn.Linear(c.dim, dim)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.positions = position_table("sincos", encoder.tokens.grid, dim, class_token=True)
+        width = replace(c, dim=dim, num_heads=num_heads, head_dim=None, mlp_dim=mlp_dim)
+        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.norm = nn.LayerNorm(dim, eps=c.norm_eps)
+        self.predict = nn.Linear(dim, c.in_channels * math.prod(pair(c.patch_size)))
+        initialise(self)
+
+    def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        tokens = self.encoder.tokens(images)  # (B, 1 + N, D)
+        B, N = len(tokens), tokens.shape[1] - 1
+        noise = torch.rand(B, N, device=images.device) if noise is None else noise
+        order = noise.argsort(dim=1)
+        keep = order[:, : int(N * (1 - self.mask_ratio))]  # (B, n)
+        mask = torch.ones(B, N, device=images.device).scatter(1, keep, 0.0)
+
+        index = F.pad(keep + 1, (1, 0))[..., None]  # CLS stays, patches move up by one
+        visible = tokens.gather(1, index.expand(-1, -1, tokens.shape[2]))
+        h = self.embed(self.encoder.encode(visible))  # (B, 1 + n, D)
+        full = self.mask_token.expand(B, N + 1, -1).scatter(1, index.expand(-1, -1, h.shape[2]), h)
+        full = full + self.positions
+        for block in self.blocks:
+            full = block(full)
+        prediction = self.predict(self.norm(full))[:, 1:]  # (B, N, C*P*P)
+
+        target = patchify(images, self.encoder.config.patch_size)
+        if self.normalise:
+            target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
+        loss = (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
+        return loss, prediction, mask
+
+
+# %% mae mapping
+FROM_MAE = {
+    r"^vit\.embeddings\.cls_token": "encoder.tokens.cls",
+    r"^vit\.embeddings\.position_embeddings": "encoder.tokens.positions",
+    r"^vit\.embeddings\.patch_embeddings\.projection": "encoder.tokens.embed.linear",
+    r"^vit\.layers\.": "encoder.blocks.",
+    r"^vit\.layernorm\.": "encoder.norm.",
+    r"^decoder\.decoder_layers\.": "blocks.",
+    r"^decoder\.decoder_pos_embed": "positions",
+    r"^decoder\.decoder_pred": "predict",
+    r"^decoder\.(decoder_)?": "",
+    **IN_BLOCK,
+}
+
+
+def mae_from_transformers(model: nn.Module) -> MaskedAutoencoder:
+    """Our masked autoencoder with the shape and weights of transformers' `ViTMAEForPreTraining`."""
+    check_type(model, "ViTMAEForPreTraining")
+    c, options = model.config, shared_options(model.config)
+    encoder = VisionTransformer(
+        pair(c.image_size), position="sincos", mlp_dim=c.intermediate_size, **options
+    )
+    ours = MaskedAutoencoder(
+        encoder,
+        dim=c.decoder_hidden_size,
+        depth=c.decoder_num_hidden_layers,
+        num_heads=c.decoder_num_attention_heads,
+        mlp_dim=c.decoder_intermediate_size,
+        mask_ratio=c.mask_ratio,
+        normalise=c.norm_pix_loss,
+    )
+    ours = load_mapped(model, ours, FROM_MAE)
+    p, q = encoder.tokens.patch_size
+    with torch.no_grad():  # their patches are flattened channel last, ours channel first
+        for weight in ours.predict.parameters():
+            rows = weight.unflatten(0, (p, q, c.num_channels)).movedim(2, 0)
+            weight.copy_(rows.reshape(weight.shape))
+    return ours
+
+
+# %% counters
+def count_parameters(c: ViTConfig) -> int:
+    """Learned numbers in a vision transformer, by arithmetic (fixed tables and stems not counted)."""
+    N = math.prod(patch_grid(*pair(c.image_size), c.patch_size))
+    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    gates = 2 if c.gated else 1
+    mlp = gates * (D * H + H) + H * D + D
+    attention = D * 3 * inner + 3 * inner * c.qkv_bias + inner * D + D
+    block = 4 * D + attention + mlp + (2 * D if c.layer_scale is not None else 0)
+    total = c.in_channels * math.prod(pair(c.patch_size)) * D + D * c.patch_bias
+    total += D * (bool(c.class_token) + c.num_registers)
+    total += D * (N + bool(c.class_token)) * (c.position == "learned")
+    total += c.depth * block + 2 * D * (1 + c.pre_norm)
+    if c.pooling == "map":
+        total += D + 4 * (D * D + D) + 2 * D + mlp
+    width = c.representation_size or D
+    total += (D + 1) * width * bool(c.representation_size) + (width + 1) * c.num_classes
+    return total
+
+
+def count_macs(c: ViTConfig, image_size: Size | None = None) -> dict[str, int]:
+    """Multiply-adds for one picture, by part: 12 N D^2 + 2 N^2 D per block for the usual shape."""
+    N = math.prod(patch_grid(*pair(image_size or c.image_size), c.patch_size))
+    T = N + bool(c.class_token) + c.num_registers
+    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    return {
+        "patches": N * c.in_channels * math.prod(pair(c.patch_size)) * D,
+        "projections": c.depth * T * 4 * D * inner,
+        "attention": c.depth * 2 * T * T * inner,
+        "mlp": c.depth * T * (3 if c.gated else 2) * D * H,
+        "head": D * c.num_classes,
+    }
