@@ -147,41 +147,55 @@ def image_grid(
 
 
 def curve(
-    history: Mapping[str, Sequence[Any]],
+    history: Any,
     *,
+    of: str = "loss",
+    smooth: int | None = None,
     xlabel: str = "step",
-    ylabel: str = "loss",
+    ylabel: str | None = None,
     title: str | None = None,
     reference: Mapping[str, float] | None = None,
     ax: Axes | None = None,
 ) -> Figure:
-    """Learning curves, one line a name.
+    """Learning curves, one line a run.
 
     Args:
-        history: name -> values (at steps 0, 1, ...), or name -> (step, value) pairs.
+        history: what `kit.train.fit` returned, or several of them, or a mapping from a name to values (at
+            steps 0, 1, ...) or to (step, value) pairs.
+        of: "loss" or "metric" of the runs of `kit.train`; not used for a mapping.
+        smooth: average each value with this many before it; by default a fiftieth of a run for losses.
         xlabel, ylabel: what the axes count, with units.
         title: the finding.
         reference: name -> a constant to hold the curves against (chance, a baseline), drawn dashed.
         ax: draw here instead of in a new figure.
 
-    Raises ValueError for an empty history.
+    Raises ValueError for an empty history or an unknown `of`.
     """
     import matplotlib.pyplot as plt
 
-    if not history or not all(len(values) for values in history.values()):
-        raise ValueError(f"curve needs at least one value a line, got {dict(history)!r}")
+    lines = _lines(history, of)
+    if not lines or not all(lines.values()):
+        raise ValueError(f"curve needs at least one value a line, got {history!r}")
     figure, axis = (ax.figure, ax) if ax is not None else plt.subplots()
-    for name, values in history.items():
-        points = [value if isinstance(value, tuple | list) else (i, value) for i, value in enumerate(values)]
-        axis.plot([float(x) for x, _ in points], [float(y) for _, y in points], label=name)
+    for name, points in lines.items():
+        steps, values = zip(*points, strict=True)
+        window = smooth or (max(1, len(values) // 50) if of == "loss" else 1)
+        averaged = [
+            sum(values[max(0, i + 1 - window) : i + 1]) / min(i + 1, window) for i in range(len(values))
+        ]
+        axis.plot(steps, averaged, label=name, marker="o" if len(values) < 12 else None, markersize=4)
     for name, value in (reference or {}).items():
         axis.axhline(value, color=GREY, linestyle="--", linewidth=1.2)
-        axis.annotate(name, (1, value), (-4, 3), axis.get_yaxis_transform(), "offset points", ha="right",
-                      color=GREY, fontsize=9)  # fmt: skip
-    axis.set(xlabel=xlabel, ylabel=ylabel)
+        axis.annotate(
+            name, (1, value), (-4, 3), axis.get_yaxis_transform(), "offset points",
+            ha="right", color="#4B5563", fontsize=9,
+        )  # fmt: skip
+    first = history if hasattr(history, "losses") else next(iter(history), None)
+    metric_name = getattr(first, "metric_name", "") or "metric"
+    axis.set(xlabel=xlabel, ylabel=ylabel or (metric_name if of == "metric" else "loss"))
     if title:
         axis.set_title(title)
-    if len(history) > 1:
+    if len(lines) > 1:
         axis.legend()
     if ax is None:
         plt.close(figure)
@@ -310,6 +324,26 @@ def show(chart: Any, *, alt: str, caption: str, name: str) -> None:
         display(HTML(chart.to_html()))
     else:
         display(bundle, raw=True)
+
+
+def _lines(history: Any, of: str) -> dict[str, list[tuple[float, float]]]:
+    """Name -> (step, value) pairs of anything that `curve` takes."""
+    if of not in ("loss", "metric"):
+        raise ValueError(f"expected of='loss' or of='metric', got {of!r}")
+    if isinstance(history, Mapping):
+        pairs = {
+            name: [value if isinstance(value, tuple | list) else (i, value) for i, value in enumerate(values)]
+            for name, values in history.items()
+        }
+    else:
+        runs = [history] if hasattr(history, "losses") else list(history)
+        pairs = {
+            run.label: list(
+                enumerate(run.losses) if of == "loss" else zip(run.metric_steps, run.metrics, strict=True)
+            )
+            for run in runs
+        }
+    return {name: [(float(x), float(y)) for x, y in points] for name, points in pairs.items()}
 
 
 def _picture(image: Any) -> Any:
