@@ -88,8 +88,8 @@ def execute(
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = project.read_notebook(path) if notebook is None else notebook
-    inherited = {key: value for key, value in os.environ.items() if not key.startswith("MMSCRATCH_RE")}
-    inherited.pop("MMSCRATCH_SEED", None)
+    own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD")  # of kit.runs; left over, they would change what is stored
+    inherited = {key: value for key, value in os.environ.items() if key not in own}
     seconds: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as sockets, contextlib.ExitStack() as stack:
         client = _client(notebook, path.resolve().parent, timeout, sockets)
