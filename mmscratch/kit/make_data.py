@@ -1,0 +1,546 @@
+"""Rebuild the pictures in ``data/`` from named, versioned and checksummed sources.
+
+    python -m mmscratch.kit.make_data [emoji] [photos] [manifest]     (default: everything)
+
+Readers never need this: the results ship in the repository. The builder needs the extra ``data``, the Debian
+package fonts-noto-color-emoji and npm. With the pinned packages its output is the same to the byte.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import hashlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mmscratch.kit.data import GROUPS, STYLES, TILE
+
+if TYPE_CHECKING:
+    from PIL import Image, ImageFont
+
+DATA = Path(__file__).resolve().parents[2] / "data"
+
+# data/ holds these too, but they are about the files, not files of the book
+UNLISTED = ("README.md", "manifest.json", "licences/")
+
+FONT_PACKAGE = "fonts-noto-color-emoji"
+FONT_VERSION = "2.042-0+deb12u1"
+FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
+FONT_SHA256 = "e5899ed38b8ed83e08bd3ac5de09791e9d19d288333a796de1d35ad17396f1ec"
+
+OPENMOJI = "openmoji@17.0.0"
+OPENMOJI_SHA512 = "EBnYrNGdcdw+OSXmENeNE1yBNRu6tOraTmoOyUbJkTmvT/+XETp8RZLSJFzD3lrPc5N9CzsyPnRTk0Vp4UaI9w=="
+
+LANGUAGES = ("en", "de", "es", "fr", "it", "pt", "ru", "tr", "id", "ar", "fa", "zh", "ja", "ko")
+
+MARGIN = 2  # empty pixels on each side of a tile, so that lossy coding cannot carry colour into a neighbour
+COLUMNS = 44
+# alpha is coded apart from colour; losing a little there costs 0.1 dB and saves a fifth of the file
+WEBP = {"quality": 85, "alpha_quality": 70, "method": 6}
+
+PHOTO_EDGE = 512
+PHOTO_BYTES = 80_000
+
+
+class BuildError(SystemExit):
+    """Ends the build with one line that says what is missing and what to type."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"make data: {message}")
+
+
+# ---------------------------------------------------------------------------------------------- emoji
+
+
+def build_emoji(font_file: Path = FONT, archive: Path | None = None) -> None:
+    """Write ``emoji/noto.webp``, ``emoji/openmoji.webp`` and ``emoji/emoji.json``."""
+    _need("emoji", "resvg_py", "fontTools")
+    font = Noto(font_file)
+    openmoji = OpenMoji(archive)
+    qualified, translations = _unicode_names()
+
+    index: dict[str, Any] = {
+        "chars": [],
+        "codepoints": [],
+        "groups": [],
+        "subgroups": [],
+        "subgroup_names": [],
+        "tags": [],
+        "names": {language: [] for language in LANGUAGES},
+    }
+    tiles: dict[str, list[Image.Image]] = {style: [] for style in STYLES}
+    slugs = [group.lower().replace(" & ", "-") for group in GROUPS]
+    dropped = []
+    for entry in openmoji.entries:
+        if entry["skintone"] or entry["group"] not in slugs:
+            continue
+        char = qualified[_bare(entry["emoji"])]
+        pictures = {"noto": font.draw(char), "openmoji": openmoji.draw(entry["hexcode"])}
+        missing = [style for style, picture in pictures.items() if picture is None]
+        if missing:
+            dropped.append(f"{entry['annotation']} ({', '.join(missing)})")
+            continue
+        for style, picture in pictures.items():
+            tiles[style].append(picture)
+        if entry["subgroups"] not in index["subgroup_names"]:
+            index["subgroup_names"].append(entry["subgroups"])
+        index["chars"].append(char)
+        index["codepoints"].append("-".join(f"{ord(c):04X}" for c in char))
+        index["groups"].append(slugs.index(entry["group"]))
+        index["subgroups"].append(index["subgroup_names"].index(entry["subgroups"]))
+        tags = f"{entry['tags']},{entry['openmoji_tags']}".split(",")
+        index["tags"].append(list(dict.fromkeys(tag.strip() for tag in tags if tag.strip())))
+        for language in LANGUAGES:
+            name = translations[char][language].strip(":").replace("_", " ")
+            # the package calls a country's flag by the country's name alone
+            flag_of = language == "en" and entry["subgroups"] in ("country-flag", "subdivision-flag")
+            index["names"][language].append(f"flag of {name}" if flag_of else name)
+
+    for style in STYLES:
+        _write(DATA / f"emoji/{style}.webp", _sheet(tiles[style]))
+    # one line per column keeps the file small and its diffs readable
+    columns = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in index.items())
+    _write(DATA / "emoji/emoji.json", ("{\n" + ",\n".join(columns) + "\n}\n").encode())
+    print(f"emoji: {len(index['chars'])} concepts in {len(STYLES)} styles")
+    print(f"emoji without a picture in both styles: {'; '.join(dropped)}")
+
+
+class Noto:
+    """Draws emoji from the Noto Color Emoji font."""
+
+    STRIKE = 109  # the font's only bitmap size; its glyphs are 136 x 128 pixels, drawn in the middle 128
+
+    def __init__(self, file: Path = FONT) -> None:
+        from fontTools.ttLib import TTFont
+        from PIL import ImageFont, features
+
+        if not file.exists():
+            raise BuildError(f"{file} is missing; type: apt install {FONT_PACKAGE}")
+        found = hashlib.sha256(file.read_bytes()).hexdigest()
+        if found != FONT_SHA256:
+            raise BuildError(
+                f"{file} has sha256 {found}; expected {FONT_SHA256}, as in {FONT_PACKAGE} {FONT_VERSION}"
+            )
+        if not features.check("raqm"):
+            raise BuildError("this Pillow has no Raqm to join sequences to one glyph; use Pillow's own wheel")
+        self.font: ImageFont.FreeTypeFont = ImageFont.truetype(
+            str(file), self.STRIKE, layout_engine=ImageFont.Layout.RAQM
+        )
+        with TTFont(file, lazy=True) as tables:
+            self.known = set(tables.getBestCmap()) | {0x200D, 0xFE0F}
+        self.advance = self.font.getlength("\U0001f600")
+        # any two regional indicators without a flag of their own join to one white flag with a question mark
+        self.unknown_flag = self._glyph("\U0001f1ff\U0001f1ff").tobytes()
+
+    def draw(self, char: str) -> Image.Image | None:
+        """Return the emoji in RGBA, or ``None`` where the font has no single glyph for it."""
+        # a sequence that the font does not know falls apart into several glyphs and gets wider
+        if not self.known.issuperset(map(ord, char)) or self.font.getlength(char) != self.advance:
+            return None
+        glyph = self._glyph(char)
+        if glyph.getchannel("A").getbbox() is None or glyph.tobytes() == self.unknown_flag:
+            return None
+        return _fit(glyph.crop((4, 0, 132, 128)))
+
+    def _glyph(self, char: str) -> Image.Image:
+        from PIL import Image, ImageDraw
+
+        glyph = Image.new("RGBA", (136, 128), (0, 0, 0, 0))
+        ImageDraw.Draw(glyph).text((0, 0), char, font=self.font, embedded_color=True)
+        return glyph
+
+
+class OpenMoji:
+    """Draws emoji from OpenMoji's SVG files, and holds its list of emoji."""
+
+    CANVAS = 72
+    # Noto fills its tile, OpenMoji leaves air. Showing at least the middle 52 of 72 units makes the faces of
+    # both styles about equally large and keeps "small square" smaller than "large square".
+    WINDOW = 26.0
+
+    def __init__(self, archive: Path | None = None) -> None:
+        if archive is None:
+            archive = _npm_pack(OPENMOJI)
+        content = archive.read_bytes()
+        found = base64.b64encode(hashlib.sha512(content).digest()).decode()
+        if found != OPENMOJI_SHA512:
+            raise BuildError(f"{archive} has sha512-{found}; expected sha512-{OPENMOJI_SHA512}")
+        self.drawings: dict[str, str] = {}
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for member in tar:
+                if member.name == "package/data/openmoji.json":
+                    self.entries: list[dict[str, Any]] = json.load(tar.extractfile(member))
+                elif match := re.fullmatch(r"package/color/svg/([0-9A-F-]+)\.svg", member.name):
+                    self.drawings[match[1]] = tar.extractfile(member).read().decode()
+
+    def draw(self, hexcode: str) -> Image.Image | None:
+        """Return the emoji in RGBA, or ``None`` where there is no drawing or an empty one."""
+        if hexcode not in self.drawings:
+            return None
+        svg, middle = self.drawings[hexcode], self.CANVAS / 2
+        box = _render(svg, 2 * self.CANVAS).getchannel("A").point(lambda a: 255 * (a > 8)).getbbox()
+        if box is None:
+            return None
+        half = max(self.WINDOW, *(abs(edge / 2 - middle) for edge in box))
+        view = f'viewBox="{middle - half} {middle - half} {2 * half} {2 * half}"'
+        zoomed, count = re.subn(r'viewBox="0 0 72 72"', view, svg, count=1)
+        if count != 1:
+            raise BuildError(f"OpenMoji {hexcode} has no viewBox of 72 x 72 units")
+        return _fit(_render(zoomed, 4 * (TILE - 2 * MARGIN)))
+
+
+def _render(svg: str, edge: int) -> Image.Image:
+    import resvg_py
+    from PIL import Image
+
+    png = resvg_py.svg_to_bytes(svg_string=svg, width=edge, height=edge, skip_system_fonts=True)
+    return Image.open(io.BytesIO(bytes(png))).convert("RGBA")
+
+
+def _fit(picture: Image.Image) -> Image.Image:
+    from PIL import Image
+
+    edge = TILE - 2 * MARGIN
+    return picture.resize((edge, edge), Image.Resampling.LANCZOS)  # Pillow weights colours by alpha
+
+
+def _sheet(tiles: list[Image.Image]) -> bytes:
+    from PIL import Image
+
+    sheet = Image.new("RGBA", (COLUMNS * TILE, -(-len(tiles) // COLUMNS) * TILE), (255, 255, 255, 0))
+    for number, tile in enumerate(tiles):
+        row, column = divmod(number, COLUMNS)
+        sheet.paste(tile, (column * TILE + MARGIN, row * TILE + MARGIN))
+    stream = io.BytesIO()
+    sheet.save(stream, "WEBP", **WEBP)
+    return stream.getvalue()
+
+
+def _bare(char: str) -> str:
+    return char.replace("\ufe0f", "")  # OpenMoji writes some emoji with a selector that Unicode leaves out
+
+
+def _unicode_names() -> tuple[dict[str, str], dict[str, dict[str, str]]]:
+    """Return fully qualified emoji by their bare form, and their names by language."""
+    import emoji
+
+    for language in LANGUAGES:
+        emoji.config.load_language(language)
+    wanted = emoji.STATUS["fully_qualified"]
+    full = {char: names for char, names in emoji.EMOJI_DATA.items() if names["status"] == wanted}
+    return {_bare(char): char for char in full}, full
+
+
+def _npm_pack(package: str) -> Path:
+    """Fetch a package's archive once with npm, into the user's cache."""
+    import pooch
+
+    folder = Path(pooch.os_cache("mmscratch")) / "sources"
+    archive = folder / (package.replace("@", "-") + ".tgz")
+    if not archive.exists():
+        if shutil.which("npm") is None:
+            raise BuildError(f"npm is missing, which fetches {package}; type: apt install npm")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder) as scratch:
+            run = subprocess.run(["npm", "pack", package], cwd=scratch, capture_output=True, text=True)
+            packed = list(Path(scratch).glob("*.tgz"))
+            if run.returncode or len(packed) != 1:
+                last = (run.stderr.strip().splitlines() or ["no message"])[-1]
+                raise BuildError(f"`npm pack {package}` failed: {last}")
+            os.replace(packed[0], archive)
+    return archive
+
+
+# --------------------------------------------------------------------------------------------- photos
+
+PUBLIC_DOMAIN = "LicenseRef-public-domain"
+FLICKR = "https://www.flickr.com/photos"
+
+# licences and credits as the packages' own notes give them: the docstrings of skimage.data and
+# sklearn/datasets/images/README.txt (which names one author for both pictures but links to two)
+PHOTOS: list[dict[str, Any]] = [
+    {
+        "file": "skimage/data/chelsea.png",
+        "sha256": "596aa1e7cb875eb79f437e310381d26b338a81c2da23439704a73c4651e8c4bb",
+        "name": "chelsea",
+        "title": "Chelsea the cat",
+        "alt": "The face of a ginger tabby cat with yellow-green eyes, seen close up, looking past the "
+        "camera.",
+        "labels": ["cat", "tabby cat"],
+        "imagenet": ["tabby", "tiger cat", "Egyptian cat"],
+        "licence": "CC0-1.0",
+        "credit": "Stéfan van der Walt",
+        "source": "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.chelsea",
+    },
+    {
+        "file": "skimage/data/astronaut.png",
+        "sha256": "88431cd9653ccd539741b555fb0a46b61558b301d4110412b5bc28b5e3ea6cb5",
+        "name": "astronaut",
+        "title": "Astronaut Eileen Collins",
+        "alt": "A smiling woman with short hair in an orange space suit, her helmet in front of her; behind "
+        "her the flag of the United States and a model of the space shuttle.",
+        "labels": ["astronaut", "woman", "space suit"],
+        "imagenet": [],
+        "licence": PUBLIC_DOMAIN,
+        "credit": "NASA",
+        "source": "https://flic.kr/p/r9qvLn",
+    },
+    {
+        "file": "skimage/data/coffee.png",
+        "sha256": "cc02f8ca188b167c775a7101b5d767d1e71792cf762c33d6fa15a4599b5a8de7",
+        "name": "coffee",
+        "title": "A cup of espresso",
+        "alt": "A red cup of espresso on a red saucer with a small spoon, on a worn wooden table, seen "
+        "from above.",
+        "labels": ["coffee", "cup of coffee", "espresso"],
+        "imagenet": ["espresso", "cup", "coffee mug"],
+        "licence": "CC0-1.0",
+        "credit": "Rachel Michetti; courtesy of Pikolo Espresso Bar",
+        "source": "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.coffee",
+    },
+    {
+        "file": "sklearn/datasets/images/china.jpg",
+        "sha256": "8378025ad2519d649d02e32bd98990db4ab572357d9f09841c2fbfbb4fefad29",
+        "name": "china",
+        "title": "A Chinese pavilion above a lake",
+        "alt": "A Chinese tower of several storeys with red columns and green and yellow tiled roofs stands "
+        "among trees above a wide, hazy lake.",
+        "labels": ["pagoda", "temple", "tower"],
+        "imagenet": ["palace"],
+        "licence": "CC-BY-2.0",
+        "credit": "danielbuechele",
+        "source": f"{FLICKR}/danielbuechele/6061409035/",
+    },
+    {
+        "file": "sklearn/datasets/images/flower.jpg",
+        "sha256": "a77f6ec41e353afdf8bdff2ea981b2955535d8d83294f8cfa49cf4e423dd5638",
+        "name": "flower",
+        "title": "A dahlia",
+        "alt": "An orange dahlia with many regular rows of petals before dark green, blurred leaves; part of "
+        "a second bloom at the lower edge.",
+        "labels": ["flower", "dahlia"],
+        "imagenet": [],
+        "licence": "CC-BY-2.0",
+        "credit": "vultilion",
+        "source": f"{FLICKR}/vultilion/6056698931/",
+    },
+    {
+        "file": "skimage/data/rocket.jpg",
+        "sha256": "c2dd0de7c538df8d111e479619b129464d0269d0ae5fd18ca91d33a7fdfea95c",
+        "name": "rocket",
+        "title": "A Falcon 9 on its launch pad",
+        "alt": "A white rocket stands on its launch pad at dusk between lattice towers, with bright lamps "
+        "along the ground under a dark blue sky.",
+        "labels": ["rocket", "launch pad"],
+        "imagenet": ["missile", "projectile"],
+        "licence": PUBLIC_DOMAIN,
+        "credit": "SpaceX",
+        "source": f"{FLICKR}/spacexphotos/16511594820/",
+    },
+    {
+        "file": "skimage/data/camera.png",
+        "sha256": "b0793d2adda0fa6ae899c03989482bff9a42d3d5690fc7e3648f2795d730c23a",
+        "name": "camera",
+        "title": "A man with a camera",
+        "alt": "Black-and-white photograph of a man in a dark coat who bends to look through a camera on a "
+        "tripod, on a lawn with buildings at the horizon.",
+        "labels": ["photographer", "man with a camera", "tripod"],
+        "imagenet": ["tripod"],
+        "licence": "CC0-1.0",
+        "credit": "Lav Varshney",
+        "source": "https://scikit-image.org/docs/stable/api/skimage.data.html#skimage.data.camera",
+    },
+    {
+        "file": "skimage/data/hubble_deep_field.jpg",
+        "sha256": "3a19c5dd8a927a9334bb1229a6d63711b1c0c767fb27e2286e7c84a3e2c2f5f4",
+        "name": "galaxies",
+        "title": "The Hubble eXtreme Deep Field",
+        "alt": "Hundreds of small galaxies, white, orange and blue, scattered over a black sky.",
+        "labels": ["galaxies", "night sky"],
+        "imagenet": [],
+        "licence": PUBLIC_DOMAIN,
+        "credit": "NASA, ESA and the Hubble Space Telescope",
+        "source": "http://hubblesite.org/newscenter/archive/releases/2012/37/image/a/",
+    },
+]
+
+PHOTO_PACKAGES = {"skimage": "scikit-image", "sklearn": "scikit-learn"}
+
+
+def build_photos() -> None:
+    """Write ``photos/*.jpg`` and ``photos/photos.json``."""
+    _need("skimage", "sklearn")
+    entries = []
+    for photo in PHOTOS:
+        package, _, inside = photo["file"].partition("/")
+        source = Path(find_spec(package).submodule_search_locations[0]) / inside
+        content = source.read_bytes()
+        found = hashlib.sha256(content).hexdigest()
+        if found != photo["sha256"]:
+            raise BuildError(f"{source} has sha256 {found}; expected {photo['sha256']}")
+        _write(DATA / f"photos/{photo['name']}.jpg", _jpeg(content))
+        entries.append({key: value for key, value in photo.items() if key not in ("file", "sha256")})
+    text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
+    _write(DATA / "photos/photos.json", text.encode())
+    print(f"photos: {len(entries)}")
+
+
+def _jpeg(content: bytes) -> bytes:
+    """Shrink to the longest edge allowed, at the best quality that fits the budget."""
+    from PIL import Image
+
+    picture = Image.open(io.BytesIO(content))
+    picture.thumbnail((PHOTO_EDGE, PHOTO_EDGE), Image.Resampling.LANCZOS, reducing_gap=None)
+    for quality in range(92, 60, -2):
+        stream = io.BytesIO()
+        picture.save(stream, "JPEG", quality=quality, optimize=True)
+        if stream.tell() <= PHOTO_BYTES:
+            return stream.getvalue()
+    raise BuildError(f"a photograph does not fit into {PHOTO_BYTES:,} bytes at JPEG quality 62")
+
+
+# ------------------------------------------------------------------------------------------- manifest
+
+
+def register(
+    file: str | os.PathLike[str], *, licence: str, origin: str, rebuild: str, credit: str = "", **metrics: Any
+) -> None:
+    """Enter one file of ``data/``, with its present checksum and size, in the manifest.
+
+    Args:
+        file: below ``data/``, absolute or relative to it.
+        licence: SPDX expression.
+        origin: what it was made from, with versions.
+        rebuild: the command that makes it again.
+        credit: whom to name.
+        metrics: numbers that belong to the file, such as a checkpoint's held-out accuracy.
+    """
+    name = Path(DATA / file).resolve().relative_to(DATA.resolve()).as_posix()
+    content = (DATA / name).read_bytes()
+    files = _load_manifest()
+    files[name] = {
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "bytes": len(content),
+        "licence": licence,
+        "origin": origin,
+        "credit": credit,
+        "rebuild": rebuild,
+    } | ({"metrics": metrics} if metrics else {})
+    _save_manifest(files)
+
+
+def write_manifest() -> None:
+    """Enter the files that this module builds, and drop entries whose file is gone.
+
+    Other files keep the entry that their own builder made with :func:`register`.
+
+    Raises:
+        BuildError: data/ holds a file that nobody registered.
+    """
+    for name, entry in _own_entries().items():
+        if (DATA / name).exists():
+            register(name, **entry)
+    present = {p.relative_to(DATA).as_posix() for p in DATA.rglob("*") if p.is_file()}
+    present = {name for name in present if not name.startswith(UNLISTED)}
+    files = _load_manifest()
+    if unknown := sorted(present - set(files)):
+        raise BuildError(f"not registered: data/{', data/'.join(unknown)}; call register() where it is made")
+    _save_manifest({name: entry for name, entry in files.items() if name in present})
+    print(f"manifest: {len(present)} files, {sum((DATA / name).stat().st_size for name in present):,} bytes")
+
+
+def _own_entries() -> dict[str, dict[str, str]]:
+    command = "python -m mmscratch.kit.make_data"
+    rendered = f"Pillow {version('pillow')}"
+    entries = {
+        "emoji/noto.webp": {
+            "licence": "Apache-2.0 AND OFL-1.1",
+            "origin": f"Debian package {FONT_PACKAGE} {FONT_VERSION}, sha256 {FONT_SHA256}; {rendered}",
+            "credit": "Noto Emoji, copyright 2013-2017 Google Inc.",
+        },
+        "emoji/openmoji.webp": {
+            "licence": "CC-BY-SA-4.0",
+            "origin": f"npm package {OPENMOJI}, sha512-{OPENMOJI_SHA512}; "
+            f"resvg-py {version('resvg-py')}, {rendered}",
+            "credit": "OpenMoji, the open-source emoji and icon project, openmoji.org",
+        },
+        "emoji/emoji.json": {
+            "licence": "CC-BY-SA-4.0 AND BSD-3-Clause AND Unicode-3.0",
+            "origin": f"names: Python package emoji {version('emoji')} (from Unicode CLDR); "
+            f"groups and tags: npm package {OPENMOJI}",
+            "credit": "OpenMoji; Taehoon Kim and Kevin Wurster; Unicode, Inc.",
+        },
+        "photos/photos.json": {
+            "licence": "CC-BY-4.0",
+            "origin": "written for this book",
+            "credit": "Multimodal from Scratch",
+        },
+    }
+    for photo in PHOTOS:
+        package = PHOTO_PACKAGES[photo["file"].partition("/")[0]]
+        entries[f"photos/{photo['name']}.jpg"] = {
+            "licence": photo["licence"],
+            "origin": f"{photo['file']} in Python package {package} {version(package)}, "
+            f"sha256 {photo['sha256']}; resized; {rendered}",
+            "credit": photo["credit"],
+        }
+    return {k: v | {"rebuild": f"{command} {k.partition('/')[0]}"} for k, v in entries.items()}
+
+
+def _load_manifest() -> dict[str, Any]:
+    file = DATA / "manifest.json"
+    return json.loads(file.read_text(encoding="utf-8")).get("files", {}) if file.exists() else {}
+
+
+def _save_manifest(files: dict[str, Any]) -> None:
+    text = json.dumps({"files": dict(sorted(files.items()))}, indent=1, ensure_ascii=False) + "\n"
+    _write(DATA / "manifest.json", text.encode())
+
+
+# -------------------------------------------------------------------------------------------- command
+
+
+def _write(file: Path, content: bytes) -> None:
+    """Replace ``file`` in one step, so that a reader never sees half of it."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    scratch = file.with_name(f".{file.name}.{os.getpid()}")
+    scratch.write_bytes(content)
+    os.replace(scratch, file)
+
+
+def _need(*modules: str) -> None:
+    if missing := [module for module in modules if find_spec(module) is None]:
+        raise BuildError(f"Python package {', '.join(missing)} is missing; type: pip install -e '.[data]'")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    summary = __doc__.split("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m mmscratch.kit.make_data", description=summary)
+    parser.add_argument("what", nargs="*", metavar="emoji | photos | manifest", help="default: everything")
+    parser.add_argument("--font", type=Path, default=FONT, help="where NotoColorEmoji.ttf lies")
+    parser.add_argument("--openmoji", type=Path, help=f"the archive that `npm pack {OPENMOJI}` gives")
+    options = parser.parse_args(arguments)
+    if unknown := set(options.what) - {"emoji", "photos", "manifest"}:
+        parser.error(f"expected emoji, photos or manifest, not {', '.join(sorted(unknown))}")
+    what = options.what or ["emoji", "photos"]
+    if "emoji" in what:
+        build_emoji(options.font, options.openmoji)
+    if "photos" in what:
+        build_photos()
+    write_manifest()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
