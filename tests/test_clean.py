@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 from nbformat.v4 import new_notebook, new_output
+from notebook_tree import code, text
 
-from conftest import code, text
 from mmscratch.kit import clean, colab, project
 from mmscratch.kit.project import Refused
 

@@ -2,8 +2,8 @@ import subprocess
 import sys
 
 import pytest
+from notebook_tree import code, text
 
-from conftest import code, text
 from mmscratch.kit import export, project
 from mmscratch.kit.project import Refused
 

@@ -1,8 +1,8 @@
 import json
 
 import pytest
+from notebook_tree import code, text
 
-from conftest import code, text
 from mmscratch.kit import clean, export, form, lesson, project
 from mmscratch.kit.lesson import LessonFailed
 from mmscratch.kit.project import Refused

@@ -5,8 +5,8 @@ import re
 
 import pytest
 from nbformat.v4 import new_output
+from notebook_tree import code, text
 
-from conftest import code, text
 from mmscratch.kit import clean, form, project
 from mmscratch.kit.figures import VEGALITE_MIME
 from mmscratch.kit.quiz import QUIZ_MIME

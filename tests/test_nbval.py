@@ -1,0 +1,45 @@
+"""What pytest says about notebooks, which the conftest at the root arranges."""
+
+import os
+import shutil
+import subprocess
+import sys
+
+from notebook_tree import code
+
+from mmscratch.kit import project
+
+
+def run_pytest(tree, *options):
+    shutil.copy(project.require_root() / "conftest.py", tree.path)
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *options, "notebooks"]
+    done = subprocess.run(
+        command, cwd=tree.path, capture_output=True, text=True, env={**os.environ, "COLUMNS": "60"}
+    )
+    return done.returncode, done.stdout
+
+
+def test_a_failing_cell_names_notebook_cell_and_assertion_in_one_line(tree):
+    tree.notebook(
+        "04_vit",
+        [
+            code("accuracy = 0.31"),
+            code("assert accuracy >= 0.9, f'accuracy {accuracy} is less than the 0.9 of five seeds'"),
+            code("accuracy", "raises-exception"),
+            code("1 / 0", "raises-exception"),
+        ],
+    )
+    status, output = run_pytest(tree)
+    assert status == 1 and "2 failed, 3 passed" in output.splitlines()[-1]
+    reason = "AssertionError: accuracy 0.31 is less than the 0.9 of five seeds"
+    assert f"notebooks/04_vit.ipynb::Cell 3 {reason}" in output.splitlines()
+    assert "::Cell 4 tagged raises-exception, but nothing was raised" in output
+    assert "\x1b[" not in output
+
+
+def test_notebooks_spread_over_workers_whole_and_end_in_one_line(tree):
+    quiet = "import os\nassert os.environ['MMSCRATCH_PROGRESS'] == 'off'\nx = 1"
+    for name in ("04_vit", "05_dino"):
+        tree.notebook(name, [code(quiet), code("x += 1"), code("assert x == 2")])
+    status, output = run_pytest(tree, "-n", "2")
+    assert status == 0 and "8 passed in" in output.splitlines()[-1]
