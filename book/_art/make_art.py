@@ -1,4 +1,4 @@
-"""Draws the picture of the landing page (hero.svg) and the social card (card.png) into book/_static.
+"""Draws the picture of the landing page (hero.svg, hero-narrow.svg) and the social card (card.png) into book/_static.
 
 Run once when they should change: `python book/_art/make_art.py`. The card needs the package resvg-py.
 """
@@ -52,8 +52,8 @@ def picture(x: float, y: float, side: float) -> str:
         for column in range(4):
             name = f"p{row}{column}"
             parts.append(
-                f'<clipPath id="{name}"><rect x="{column * unit:.1f}" y="{row * unit:.1f}" width="{unit:.1f}" '
-                f'height="{unit:.1f}"/></clipPath>'
+                f'<clipPath id="{name}"><rect x="{column * unit:.1f}" y="{row * unit:.1f}" '
+                f'width="{unit:.1f}" height="{unit:.1f}"/></clipPath>'
                 f'<g transform="translate({x + column * gap:.1f} {y + row * gap:.1f})">'
                 f'<use href="#scene" clip-path="url(#{name})"/></g>'
             )
@@ -151,7 +151,7 @@ def flow(x: float, y: float) -> str:
     ]
     base = y + 262
     parts += [
-        f'<line x1="{left + 4}" y1="{y + 176}" x2="{answer + 244}" y2="{y + 176}" stroke="#d5dae1" stroke-width="1.5"/>',
+        f'<rect x="{left + 4}" y="{y + 175}" width="{answer + 240 - left}" height="1.5" fill="#d5dae1"/>',
         bars(left + 8, base - 10, BLUE),
         text(left + 8, base + 10, "ours", 15, weight=600),
         text(left + 146, base - 20, "=", 34, weight=600, colour=SOFT, anchor="middle"),
@@ -163,15 +163,52 @@ def flow(x: float, y: float) -> str:
     return "".join(parts)
 
 
+def narrow_flow(x: float, y: float) -> str:
+    """The same for a narrow window, from top to bottom. 400 x 640."""
+    parts = [
+        text(x, y + 10, "a picture, cut into patches", 17, colour=SOFT),
+        picture(x, y + 24, 190),
+        f'<rect x="{x + 218}" y="{y + 24}" width="182" height="206" rx="12" fill="{GROUND}"/>',
+        text(x + 234, y + 74, "What is left of", 18),
+        text(x + 234, y + 98, "the square?", 18),
+        text(x + 234, y + 150, "a red circle", 22, weight=700, colour="#B84A00"),
+        text(x + 234, y + 202, "can be checked", 16, colour=SOFT),
+        text(x, y + 274, "patches become tokens", 17, colour=SOFT),
+        tokens(x, y + 288, 400, 84),
+        text(x, y + 414, "a model you wrote", 17, colour=SOFT),
+    ]
+    for i, label in enumerate(("attention", "MLP", "norm")):
+        left = x + i * 134
+        parts.append(
+            f'<rect x="{left}" y="{y + 428}" width="126" height="42" rx="8" fill="{BLUE}" '
+            f'opacity="{1 - 0.16 * i}"/>'
+            + text(left + 63, y + 455, label, 18, colour="#fff", weight=600, anchor="middle")
+        )
+    base = y + 556
+    parts += [
+        bars(x + 2, base - 10, BLUE),
+        text(x + 2, base + 14, "ours", 17, weight=600),
+        text(x + 140, base - 20, "=", 34, weight=600, colour=SOFT, anchor="middle"),
+        bars(x + 178, base - 10, "#8a94a0"),
+        text(x + 178, base + 14, "the library", 17, weight=600),
+        text(x, base + 52, "same weights, outputs and gradients,", 18, weight=600),
+        text(x, base + 78, "to within 10⁻⁵, and no slower", 18, colour=SOFT),
+    ]
+    return "".join(parts)
+
+
 def svg(width: int, height: int, content: str) -> str:
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}" '
-        f'font-family="{FONT}"><rect width="{width}" height="{height}" fill="{PAPER}"/>{content}</svg>\n'
-    )
+    opening = f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+    opening += f'viewBox="0 0 {width} {height}" font-family="{FONT}">'
+    return f'{opening}<rect width="{width}" height="{height}" fill="{PAPER}"/>{content}</svg>\n'
 
 
 def hero() -> str:
     return svg(1100, 324, flow(20, 24))
+
+
+def narrow_hero() -> str:
+    return svg(440, 664, narrow_flow(20, 18))
 
 
 def card() -> str:
@@ -187,6 +224,7 @@ if __name__ == "__main__":
     import resvg_py
 
     (STATIC / "hero.svg").write_text(hero(), encoding="utf-8")
+    (STATIC / "hero-narrow.svg").write_text(narrow_hero(), encoding="utf-8")
     (STATIC / "card.png").write_bytes(
         bytes(resvg_py.svg_to_bytes(svg_string=card(), font_family="DejaVu Sans"))
     )

@@ -35,7 +35,7 @@
     const spec = JSON.parse(figure.querySelector(".live-spec").textContent);
     delete spec.$schema; // it names the version that JupyterLab draws; the one here is newer and warns
     const embed = await load();
-    const padding = 26;
+    const padding = 40; // of the card, and a label that may stand out at the right
     const room = figure.parentElement.clientWidth - padding;
     const target = document.createElement("div");
     target.className = "live-drawing";

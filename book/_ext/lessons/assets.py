@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import vl_convert
+from docutils import nodes
 from sphinx.application import Sphinx
+
+from mmscratch.kit import project
 
 from .outputs import VEGALITE_VERSION
 from .source import term_slug
@@ -53,13 +56,16 @@ def tidy_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, 
     context["css_files"] = [asset for asset in context["css_files"] if _wanted(asset, body, STYLES_NEEDED_BY)]
     if 'class="math' in body and not any("tex-chtml" in _name(asset) for asset in context["script_files"]):
         app.add_js_file(app.config.mathjax_path, loading_method="defer")  # mathematics in a quiz only
-    lesson = app.env.metadata.get(pagename, {}).get("lesson")
     if body:
-        context["body"] = _mended(app, body, lesson)
+        context["body"] = _mended(app, body)
+        if pagename.startswith("notebooks/"):
+            name = pagename.removeprefix("notebooks/")
+            module = next(each.module for each in project.lessons(Path(app.srcdir)) if each.name == name)
+            context["body"] = _EXPORTED.sub(rf'<div data-module="{module}" class="\1"', context["body"])
     context["use_thebe"] = False
 
 
-def _mended(app: Sphinx, body: str, lesson: Any) -> str:
+def _mended(app: Sphinx, body: str) -> str:
     # the label would replace the visible text, "Show the code", for a screen reader
     body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     # a list whose items are not list items is announced as broken
@@ -96,12 +102,21 @@ def _size(path: Path) -> tuple[int, int] | None:
     return tuple(round(float(size[1])) for size in sizes) if all(sizes) else None
 
 
+def number_figures_by_page(app: Sphinx, env: Any) -> list[str]:
+    """`env-get-updated`: figure 4.2 is the second of lesson 04, whatever lessons come before it."""
+    for docname, kinds in env.toc_fignumbers.items():
+        name = Path(docname).name
+        chapter = (int(name[:2]),) if docname.startswith("notebooks/") else ()
+        for numbers in kinds.values():
+            for count, label in enumerate(sorted(numbers, key=numbers.get), start=1):
+                numbers[label] = (*chapter, count)
+    return []
+
+
 def lower_case_anchors(app: Sphinx, doctree: Any) -> None:
     """`doctree-read`: "#term-cls-token" leads to "CLS token", whatever case Sphinx gave its own anchor."""
     if app.env.docname != "book/glossary":
         return
-    from docutils import nodes
-
     for term in doctree.findall(nodes.term):
         anchor = f"term-{term_slug(term.astext())}"
         if anchor not in term["ids"]:
@@ -109,14 +124,12 @@ def lower_case_anchors(app: Sphinx, doctree: Any) -> None:
 
 
 def copy_vega(app: Sphinx, exception: Exception | None) -> None:
-    """`build-finished`: the Vega bundle from vl-convert beside the other scripts; maps and spare fonts away."""
+    """`build-finished`: the Vega bundle from vl-convert joins the other scripts; maps and spare fonts go."""
     if exception or app.builder.format != "html":
         return
     static = Path(app.outdir, "_static")
-    bundle, first = (
-        static / "vega.js",
-        f"/* Vega-Lite {VEGALITE_VERSION} from vl-convert {vl_convert.__version__} */\n",
-    )
+    bundle = static / "vega.js"
+    first = f"/* Vega-Lite {VEGALITE_VERSION} from vl-convert {vl_convert.__version__} */\n"
     if not bundle.exists() or not bundle.read_text(encoding="utf-8").startswith(first):
         # in a function of its own, so that its many names do not become globals of the page
         code = vl_convert.javascript_bundle(vl_version=VEGALITE_VERSION)
@@ -128,6 +141,7 @@ def copy_vega(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("doctree-read", lower_case_anchors)
+    app.connect("env-get-updated", number_figures_by_page, priority=900)
     # after all others have said what they want to load
     app.connect("html-page-context", tidy_page, priority=900)
     app.connect("build-finished", copy_vega)

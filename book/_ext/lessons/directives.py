@@ -66,9 +66,10 @@ class LessonGrid(SphinxDirective):
         else:
             facts.append("planned")
         state = "is-written" if lesson.written else "is-planned"
+        number = f'<span class="lesson-card-number">{lesson.number}</span>'
         return (
             f'<li class="lesson-card {state}" data-lesson="{lesson.number}">'
-            f'<p class="lesson-card-title"><span class="lesson-card-number">{lesson.number}</span> {title}</p>'
+            f'<p class="lesson-card-title">{number} {title}</p>'
             f'<p class="lesson-card-builds">You will have built {inline(lesson.builds)}.</p>'
             f'<p class="lesson-card-facts">{" · ".join(facts)}</p></li>'
         )

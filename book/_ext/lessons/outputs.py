@@ -20,7 +20,7 @@ from mmscratch.kit.figures import VEGALITE_MIME
 from mmscratch.kit.quiz import QUIZ_MIME
 
 VEGALITE_VERSION = "6.4"
-"""Vega-Lite of picture and script on the site. Figures use nothing that JupyterLab's 5.6 lacks; a test draws them so."""
+"""Vega-Lite on the site. JupyterLab has an older one, 5.6; a test also draws with the nearest to that."""
 
 
 def _svg_size(svg: str) -> tuple[int, int]:
@@ -90,13 +90,14 @@ def _question_html(question: dict[str, Any], name: str, n: int, total: int) -> s
         for i, option in enumerate(question["options"])
     )
     right = inline(question["options"][question["answer"]])
+    prompt, why = inline(question["prompt"]), inline(question["why"])
     return f"""<form class="quiz-question" data-answer="{question["answer"]}">
-<fieldset><legend><span class="quiz-number">Question {n} of {total}</span> {inline(question["prompt"])}</legend>
+<fieldset><legend><span class="quiz-number">Question {n} of {total}</span> {prompt}</legend>
 {options}
 </fieldset>
 <button type="submit" class="quiz-check" hidden>Check</button>
 <p class="quiz-verdict" role="status"></p>
-<details class="quiz-why"><summary>Answer</summary><p><strong>{right}</strong>. {inline(question["why"])}</p></details>
+<details class="quiz-why"><summary>Answer</summary><p><strong>{right}</strong>. {why}</p></details>
 </form>"""
 
 

@@ -115,7 +115,7 @@ class Page:
         return match[0]
 
     def references(self, text: str) -> str:
-        """The section "References": the bibliography prints papers in full, so bare links to them are left out."""
+        """The section "References": items that link to papers are left out, as all are printed below."""
         kept, only_here = [], []
         for line in text.split("\n"):
             found = [self.keys[m["target"]] for m in _CODE_OR_LINK.finditer(line) if m["target"] in self.keys]
@@ -126,7 +126,7 @@ class Page:
         body = self.links("\n".join(kept)).rstrip()
         self.cited |= set(only_here)
         if only_here:
-            body += "\n\nFurther reading: " + ", ".join(f"{{footcite:p}}`{key}`" for key in only_here) + "."
+            body += "\n\n{.further-reading}\nFurther reading: " + ", ".join(f"{{footcite:p}}`{key}`" for key in only_here) + "."
         return body + ("\n\n```{footbibliography}\n```\n" if self.cited else "\n")
 
     def header(self, lesson: project.Lesson) -> str:
@@ -143,14 +143,14 @@ class Page:
         repository = "/".join(project.repository_url().rsplit("/", 2)[1:])
         colab = COLAB.format(repository=repository, notebook=lesson.notebook)
         lines = [":::::{div} lesson-header", "::::{div} lesson-facts"]
-        for name, value in facts.items():
-            lines += [name, f": {value}", ""]
-        lines += ["::::", "::::{div} lesson-objectives", "After this lesson you can", ""]
+        lines += [f"- **{name}** {value}" for name, value in facts.items()]
+        lines += ["::::", "::::{div} lesson-objectives", "**After this lesson you can**", ""]
         lines += [f"- {self.links(objective)}" for objective in lesson.objectives]
         lines += ["::::", "::::{div} lesson-run"]
+        source = f"../_sources/{lesson.notebook}"  # the committed file, which Sphinx copies there
         lines += [
             f"[Open in Colab]({colab}){{.lesson-button}} "
-            f'<a class="lesson-button" href="../_sources/{lesson.notebook}" download>Download the notebook</a> '
+            f'<a class="lesson-button" href="{source}" download>Download the notebook</a> '
             "[Run it on your machine](../book/how_to_read.md#run-it){.lesson-button}",
             "::::",
             ":::::",
@@ -178,7 +178,7 @@ def fold_solution(cell: dict[str, Any]) -> None:
 
 
 def number_live_figure(cell: dict[str, Any]) -> None:
-    """Caption and label of a live figure become those of its cell: so it is numbered like any other figure."""
+    """Caption and label of a live figure become those of its cell, so that it is numbered like the others."""
     for output in cell.get("outputs", ()):
         spec = output.get("data", {}).get(VEGALITE_MIME)
         if isinstance(spec, dict) and (figure := spec.get("usermeta", {}).get("mmscratch")):
@@ -204,7 +204,7 @@ def transform_notebook(app: Sphinx, docname: str, text: list[str]) -> None:
 
 
 def fill_in_addresses(app: Sphinx, docname: str, text: list[str]) -> None:
-    """`source-read`: `{{ repository }}` and `{{ repository_name }}` in a page, also inside its code blocks."""
+    """`source-read`: `{{ repository }}` and `{{ repository_name }}` in a page, code blocks included."""
     if not docname.startswith("notebooks/"):
         repository = project.repository_url()
         text[0] = text[0].replace("{{ repository }}", repository)
