@@ -1,7 +1,7 @@
 """Sphinx extension that turns plain notebooks into the pages of the book.
 
-A notebook holds Markdown and Python and nothing else, so that it reads well in JupyterLab and on Colab. What a
-page has beyond that is added here, at build time:
+A notebook holds Markdown and Python and nothing else, so that it reads well in JupyterLab and on Colab. What
+a page has beyond that is added here, at build time:
 
 - `source`: the header of a lesson, citations, links to the glossary, folded solutions, numbered live figures;
 - `outputs`: live figures and quizzes, from the JSON that the notebook stores;

@@ -16,9 +16,13 @@ from mmscratch.kit import project
 from .outputs import VEGALITE_VERSION
 from .source import term_slug
 
-# script -> what a page must contain to need it; scripts not named here always stay
+# name or content of a script -> what a page must contain to need it; other scripts always stay
 NEEDED_BY = {
     "tex-chtml-full.js": 'class="math',
+    "window.MathJax": 'class="math',
+    "toggleHint": 'class="toggle',
+    "toggleOpenOnPrint": 'class="toggle',
+    "togglebuttonSelector": 'class="toggle',
     "design-tabs.js": "sd-tab-",
     "togglebutton.js": 'class="toggle',
     "clipboard.min.js": 'class="highlight',
@@ -34,6 +38,9 @@ STYLES_NEEDED_BY = {
     "mystnb": 'class="cell',
     "pygments.css": 'class="highlight',
 }
+_THEBE = re.compile(
+    r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>', re.S
+)
 _EXPORTED = re.compile(r'<div class="(cell tag_export[^"]*)"')
 _IMAGE = re.compile(r'<img (?P<rest>[^>]*?)src="(?P<src>[^"]+)"(?P<more>[^>]*?)/?>')
 
@@ -70,6 +77,7 @@ def _mended(app: Sphinx, body: str) -> str:
     body = body.replace('<summary aria-label="Toggle hidden content">', "<summary>")
     # a list whose items are not list items is announced as broken
     body = body.replace(' role="list"', "").replace(' role="doc-biblioentry"', "")
+    body = _THEBE.sub("", body)
     return _IMAGE.sub(lambda match: _sized(app, match), body)
 
 

@@ -126,7 +126,11 @@ class Page:
         body = self.links("\n".join(kept)).rstrip()
         self.cited |= set(only_here)
         if only_here:
-            body += "\n\n{.further-reading}\nFurther reading: " + ", ".join(f"{{footcite:p}}`{key}`" for key in only_here) + "."
+            body += (
+                "\n\n{.further-reading}\nFurther reading: "
+                + ", ".join(f"{{footcite:p}}`{key}`" for key in only_here)
+                + "."
+            )
         return body + ("\n\n```{footbibliography}\n```\n" if self.cited else "\n")
 
     def header(self, lesson: project.Lesson) -> str:
