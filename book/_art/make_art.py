@@ -1,4 +1,4 @@
-"""Draws the landing page's picture (hero.svg, hero-narrow.svg) and the social card (card.png) into book/_static.
+"""Draws the landing page's picture (hero.svg, hero-narrow.svg) and the social card into book/_static.
 
 Run once when they should change: `python book/_art/make_art.py`. The card needs the package resvg-py.
 """

@@ -85,7 +85,7 @@ COLUMNS = (  # heading, unit or hint, key, how it is written
     ("Gradients", "largest difference", "gradient", lambda value: scientific(value)),
     ("Forward", "our time / theirs", "forward_ratio", "{:.2f}".format),
     ("Forward + backward", "our time / theirs", "backward_ratio", "{:.2f}".format),
-    ("Threads", "", "threads", str),
+    ("On", "", "on", str),
 )
 
 
@@ -111,19 +111,20 @@ class ParityLedger(SphinxDirective):
         lessons = {lesson.module: lesson for lesson in project.lessons(tree) if lesson.written}
         groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
         for row in data["rows"]:
+            threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
+            row["on"] = threads if row.get("device", "cpu") == "cpu" else row["device"]
             groups.setdefault((row["primitive"], row["reference"]), []).append(row)
         head = "".join(
             f'<th scope="col">{name}{f"<small>{hint}</small>" if hint else ""}</th>'
             for name, hint, *_ in COLUMNS
         )
         bodies = "\n".join(self.group(*names, rows, lessons) for names, rows in groups.items())
-        machine = " · ".join(
-            f"{html.escape(str(k))}: {html.escape(str(v))}" for k, v in data["machine"].items()
-        )
+        names = ("cpu", "gpu")  # their values need no word before them
+        machine = [str(v) if k in names else f"{k} {v}" for k, v in data["machine"].items() if k != "threads"]
         table = (
             '<div class="ledger-scroll" role="region" aria-label="Parity ledger" tabindex="0">'
             f'<table class="ledger"><thead><tr>{head}</tr></thead>\n{bodies}\n</table></div>'
-            f'<p class="ledger-machine">Measured on: {machine}.</p>'
+            f'<p class="ledger-machine">Measured on {html.escape(", ".join(machine))}.</p>'
         )
         return [nodes.raw("", table, format="html")]
 
@@ -140,8 +141,8 @@ class ParityLedger(SphinxDirective):
             uri = self.env.app.builder.get_relative_uri(self.env.docname, docname)
             name = f'<a href="{html.escape(uri)}">{name}</a>'
         lines = [
-            f'<tbody><tr><th scope="rowgroup" colspan="{len(COLUMNS)}">{name} '
-            f"against {html.escape(reference)}</th></tr>"
+            f'<tbody><tr><th scope="rowgroup" colspan="{len(COLUMNS)}"><span>{name} '
+            f"against {html.escape(reference)}</span></th></tr>"
         ]
         for row in rows:
             first, *rest = [
