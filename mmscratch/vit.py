@@ -1,4 +1,8 @@
-# %% imports
+"""Vision transformer.
+
+Collected from notebooks/04_vision_transformer.ipynb by `make export`: edit the notebook, not this file.
+"""
+
 import copy
 import math
 import re
@@ -10,7 +14,50 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-# %% patchify
+__all__ = [
+    "ACTIVATIONS",
+    "Attention",
+    "AttentionPooling",
+    "Block",
+    "ConvStem",
+    "FROM_MAE",
+    "FROM_TORCHVISION",
+    "FROM_TRANSFORMERS",
+    "FeedForward",
+    "Head",
+    "IN_BLOCK",
+    "MaskedAutoencoder",
+    "PatchEmbedding",
+    "Pooling",
+    "Size",
+    "Tokens",
+    "ViTConfig",
+    "VisionTransformer",
+    "check_type",
+    "conv_stem",
+    "count_macs",
+    "count_parameters",
+    "from_torchvision",
+    "from_transformers",
+    "gelu_tanh",
+    "initialise",
+    "interpolate_positions",
+    "load_mapped",
+    "mae_from_transformers",
+    "pair",
+    "patch_grid",
+    "patchify",
+    "pick",
+    "pooling_from_transformers",
+    "position_table",
+    "quick_gelu",
+    "rope_2d",
+    "rotate",
+    "shared_options",
+    "sincos_2d",
+    "unpatchify",
+]
+
 Size = int | tuple[int, int]
 
 
@@ -51,7 +98,6 @@ def unpatchify(patches: Tensor, patch_size: Size, grid: tuple[int, int]) -> Tens
     return x.permute(0, 3, 1, 4, 2, 5).reshape(len(patches), -1, rows * p, cols * q)
 
 
-# %% patch embedding
 class PatchEmbedding(nn.Module):
     """One linear map shared by all patches: x_p E + b (Dosovitskiy et al. 2021, eq. 1).
 
@@ -68,31 +114,6 @@ class PatchEmbedding(nn.Module):
         return self.linear(patchify(images, self.patch_size))
 
 
-# %% conv stem
-class ConvStem(nn.Module):
-    """Any stack of convolutions in place of the one linear map: (B, C, H, W) -> (B, N, D).
-
-    `layers` must shrink the picture by the model's patch_size (Xiao et al. 2021).
-    """
-
-    def __init__(self, layers: nn.Module):
-        super().__init__()
-        self.layers = layers
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.layers(images).flatten(2).transpose(1, 2)
-
-
-def conv_stem(channels: list[int], *, dim: int, in_channels: int = 3) -> ConvStem:
-    """3x3 convolutions of stride 2 with batch norm and ReLU, then 1x1 to `dim`: patch_size 2 ** len(channels)."""
-    layers: list[nn.Module] = []
-    for width in channels:
-        layers += [nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
-        in_channels = width
-    return ConvStem(nn.Sequential(*layers, nn.Conv2d(in_channels, dim, 1)))
-
-
-# %% sincos
 def sincos_2d(grid: tuple[int, int], dim: int, theta: float = 10_000.0) -> Tensor:
     """Fixed 2-D sine-cosine positions (He et al. 2022, sec. A). (rows, cols) -> (rows*cols, D).
 
@@ -104,17 +125,6 @@ def sincos_2d(grid: tuple[int, int], dim: int, theta: float = 10_000.0) -> Tenso
     rows, cols = torch.meshgrid(*(torch.arange(n, dtype=torch.float64) for n in grid), indexing="ij")
     angles = [axis.reshape(-1, 1) * omega for axis in (cols, rows)]  # each (N, D/4)
     return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
-
-
-# %% interpolate
-def position_table(kind: str, grid: tuple[int, int], dim: int, *, class_token: bool) -> nn.Parameter | None:
-    """Positions to add to [CLS, patches], (1, 1 + N, D): learned, fixed "sincos" (CLS at zero), or None."""
-    if kind == "learned":
-        return nn.Parameter(torch.randn(1, math.prod(grid) + class_token, dim) * 0.02)
-    if kind == "sincos":
-        table = F.pad(sincos_2d(grid, dim), (0, 0, int(class_token), 0))
-        return nn.Parameter(table[None], requires_grad=False)
-    return None
 
 
 def interpolate_positions(
@@ -131,7 +141,6 @@ def interpolate_positions(
     return picture.flatten(2).transpose(1, 2)
 
 
-# %% rope
 def rope_2d(grid: tuple[int, int], head_dim: int, *, prefix: int = 0, theta: float = 100.0) -> Tensor:
     """Cosines and sines for axial rotary positions: (2, prefix + N, d).
 
@@ -154,7 +163,6 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
     return x * cos + torch.cat([-right, left], dim=-1) * sin
 
 
-# %% attention
 class Attention(nn.Module):
     """Multi-head self-attention, every token to every token (Vaswani et al. 2017, sec. 3.2).
 
@@ -187,7 +195,6 @@ class Attention(nn.Module):
         return self.out(x.transpose(1, 2).flatten(2))  # (B, N, D)
 
 
-# %% activations
 def quick_gelu(x: Tensor) -> Tensor:
     """x * sigmoid(1.702 x), a cheaper stand-in for GELU (Hendrycks & Gimpel 2016, sec. 2)."""
     return x * torch.sigmoid(1.702 * x)
@@ -207,7 +214,6 @@ def pick(what: str, name: str, choices: Collection[str]) -> str:
     return name
 
 
-# %% feed-forward
 class FeedForward(nn.Module):
     """Two linear maps with a GELU between, the same for every token: (B, N, D) -> (B, N, D).
 
@@ -228,7 +234,6 @@ class FeedForward(nn.Module):
         return self.fc2(self.act(h))
 
 
-# %% config
 @dataclass(kw_only=True)
 class ViTConfig:
     """Every knob of a vision transformer, with the defaults of Dosovitskiy et al. (2021)."""
@@ -261,7 +266,6 @@ class ViTConfig:
     attention_dropout: float = 0.0
 
 
-# %% block
 class Block(nn.Module):
     """Pre-norm block: x + Attention(LN x), then x + MLP(LN x) (Dosovitskiy et al. 2021, eq. 2 and 3).
 
@@ -288,30 +292,16 @@ class Block(nn.Module):
         return x + h if self.scale2 is None else torch.addcmul(x, h, self.scale2)
 
 
-# %% attention pooling
-class AttentionPooling(nn.Module):
-    """One learned query, the probe, reads the whole sequence: (B, N, D) -> (B, D).
-
-    The MAP head of Zhai et al. (2022, sec. 3), used by SigLIP.
-    """
-
-    def __init__(self, dim: int, *, num_heads: int, hidden: int, act: str = "gelu", norm_eps: float = 1e-6):
-        super().__init__()
-        self.num_heads = num_heads
-        self.probe = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
-        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
-        self.norm = nn.LayerNorm(dim, eps=norm_eps)
-        self.mlp = FeedForward(dim, hidden=hidden, act=act)
-
-    def forward(self, x: Tensor) -> Tensor:
-        B, N, D = x.shape
-        q = self.q(self.probe).view(1, 1, self.num_heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
-        k, v = self.kv(x).view(B, N, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
-        x = self.out(F.scaled_dot_product_attention(q, k, v).reshape(B, D))
-        return x + self.mlp(self.norm(x))
+def position_table(kind: str, grid: tuple[int, int], dim: int, *, class_token: bool) -> nn.Parameter | None:
+    """Positions to add to [CLS, patches], (1, 1 + N, D): learned, fixed "sincos" (CLS at zero), or None."""
+    if kind == "learned":
+        return nn.Parameter(torch.randn(1, math.prod(grid) + class_token, dim) * 0.02)
+    if kind == "sincos":
+        table = F.pad(sincos_2d(grid, dim), (0, 0, int(class_token), 0))
+        return nn.Parameter(table[None], requires_grad=False)
+    return None
 
 
-# %% tokens
 class Tokens(nn.Module):
     """Picture to sequence: [CLS, registers, patches], with positions on CLS and patches.
 
@@ -338,13 +328,80 @@ class Tokens(nn.Module):
         x = self.embed(images)  # (B, N, D)
         cls, split = self.cls, int(self.cls is not None)
         if self.positions is not None:
-            x = x + interpolate_positions(self.positions[:, split:], self.grid, grid, antialias=self.antialias)
+            x = x + interpolate_positions(
+                self.positions[:, split:], self.grid, grid, antialias=self.antialias
+            )
             cls = None if cls is None else cls + self.positions[:, :1]
         prefix = [t.expand(len(x), -1, -1) for t in (cls, self.registers) if t is not None]
         return self.dropout(torch.cat([*prefix, x], dim=1))  # (B, P + N, D)
 
 
-# %% vit
+class AttentionPooling(nn.Module):
+    """One learned query, the probe, reads the whole sequence: (B, N, D) -> (B, D).
+
+    The MAP head of Zhai et al. (2022, sec. 3), used by SigLIP.
+    """
+
+    def __init__(self, dim: int, *, num_heads: int, hidden: int, act: str = "gelu", norm_eps: float = 1e-6):
+        super().__init__()
+        self.num_heads = num_heads
+        self.probe = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
+        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.norm = nn.LayerNorm(dim, eps=norm_eps)
+        self.mlp = FeedForward(dim, hidden=hidden, act=act)
+
+    def forward(self, x: Tensor) -> Tensor:
+        B, N, D = x.shape
+        q = self.q(self.probe).view(1, 1, self.num_heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
+        k, v = self.kv(x).view(B, N, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
+        x = self.out(F.scaled_dot_product_attention(q, k, v).reshape(B, D))
+        return x + self.mlp(self.norm(x))
+
+
+class Pooling(nn.Module):
+    """Sequence to one vector by class token, mean of patches, or attention: (B, P + N, D) -> (B, D)."""
+
+    def __init__(self, c: ViTConfig, num_prefix: int):
+        super().__init__()
+        self.kind, self.num_prefix = c.pooling, num_prefix
+        if self.kind == "map":
+            self.attention = AttentionPooling(
+                c.dim, num_heads=c.num_heads, hidden=c.mlp_dim or 4 * c.dim, act=c.act, norm_eps=c.norm_eps
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.kind == "cls":
+            return x[:, 0]
+        patches = x[:, self.num_prefix :]
+        return patches.mean(dim=1) if self.kind == "mean" else self.attention(patches)
+
+
+class Head(nn.Module):
+    """Pooled features to logits, through a hidden layer if there is one: (B, D) -> (B, num_classes)."""
+
+    def __init__(self, c: ViTConfig):
+        super().__init__()
+        width = c.representation_size or c.dim
+        self.hidden = nn.Linear(c.dim, width) if c.representation_size else None
+        self.act = ACTIVATIONS[pick("representation_act", c.representation_act, ACTIVATIONS)]
+        self.linear = nn.Linear(width, c.num_classes) if c.num_classes else nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear(x if self.hidden is None else self.act(self.hidden(x)))
+
+
+def initialise(model: nn.Module) -> None:
+    """Xavier weights and zero biases; the extra tokens start small and distinct."""
+    for name, p in model.named_parameters():
+        if name.rsplit(".", 1)[-1] in ("cls", "registers", "mask_token"):
+            nn.init.normal_(p, std=0.02)
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
 class VisionTransformer(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2021), with the parts that later models changed.
 
@@ -391,53 +448,40 @@ class VisionTransformer(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.pool(self.forward_features(images)))
 
-# %% pooling
-class Pooling(nn.Module):
-    """Sequence to one vector: the class token, the mean of the patches, or attention. (B, P + N, D) -> (B, D)."""
 
-    def __init__(self, c: ViTConfig, num_prefix: int):
-        super().__init__()
-        self.kind, self.num_prefix = c.pooling, num_prefix
-        if self.kind == "map":
-            self.attention = AttentionPooling(
-                c.dim, num_heads=c.num_heads, hidden=c.mlp_dim or 4 * c.dim, act=c.act, norm_eps=c.norm_eps
-            )
-
-    def forward(self, x: Tensor) -> Tensor:
-        if self.kind == "cls":
-            return x[:, 0]
-        patches = x[:, self.num_prefix :]
-        return patches.mean(dim=1) if self.kind == "mean" else self.attention(patches)
-
-
-class Head(nn.Module):
-    """Pooled features to logits, through a hidden layer if there is one: (B, D) -> (B, num_classes)."""
-
-    def __init__(self, c: ViTConfig):
-        super().__init__()
-        width = c.representation_size or c.dim
-        self.hidden = nn.Linear(c.dim, width) if c.representation_size else None
-        self.act = ACTIVATIONS[pick("representation_act", c.representation_act, ACTIVATIONS)]
-        self.linear = nn.Linear(width, c.num_classes) if c.num_classes else nn.Identity()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.linear(x if self.hidden is None else self.act(self.hidden(x)))
+def count_parameters(c: ViTConfig) -> int:
+    """Learned numbers in a vision transformer, by arithmetic (fixed tables and stems not counted)."""
+    N = math.prod(patch_grid(*pair(c.image_size), c.patch_size))
+    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    gates = 2 if c.gated else 1
+    mlp = gates * (D * H + H) + H * D + D
+    attention = D * 3 * inner + 3 * inner * c.qkv_bias + inner * D + D
+    block = 4 * D + attention + mlp + (2 * D if c.layer_scale is not None else 0)
+    total = c.in_channels * math.prod(pair(c.patch_size)) * D + D * c.patch_bias
+    total += D * (bool(c.class_token) + c.num_registers)
+    total += D * (N + bool(c.class_token)) * (c.position == "learned")
+    total += c.depth * block + 2 * D * (1 + c.pre_norm)
+    if c.pooling == "map":
+        total += D + 4 * (D * D + D) + 2 * D + mlp
+    width = c.representation_size or D
+    total += (D + 1) * width * bool(c.representation_size) + (width + 1) * c.num_classes
+    return total
 
 
-def initialise(model: nn.Module) -> None:
-    """Xavier weights and zero biases; the extra tokens start small and distinct."""
-    for name, p in model.named_parameters():
-        if name.rsplit(".", 1)[-1] in ("cls", "registers", "mask_token"):
-            nn.init.normal_(p, std=0.02)
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
+def count_macs(c: ViTConfig, image_size: Size | None = None) -> dict[str, int]:
+    """Multiply-adds for one picture, by part: 12 N D^2 + 2 N^2 D per block for the usual shape."""
+    N = math.prod(patch_grid(*pair(image_size or c.image_size), c.patch_size))
+    T = N + bool(c.class_token) + c.num_registers
+    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    return {
+        "patches": N * c.in_channels * math.prod(pair(c.patch_size)) * D,
+        "projections": c.depth * T * 4 * D * inner,
+        "attention": c.depth * 2 * T * T * inner,
+        "mlp": c.depth * T * (3 if c.gated else 2) * D * H,
+        "head": D * c.num_classes,
+    }
 
 
-
-# %% mapping
 def load_mapped(reference: nn.Module, model: nn.Module, rules: dict[str, str], stem: str = "") -> nn.Module:
     """Rename the reference's weights by `rules`, fuse what we fuse, and load them strictly into `model`.
 
@@ -447,8 +491,8 @@ def load_mapped(reference: nn.Module, model: nn.Module, rules: dict[str, str], s
     for name, value in reference.state_dict().items():
         for pattern, replacement in rules.items():
             name = re.sub(pattern, replacement, name)
-        state[name] = value.detach().clone()
-    state.pop("", None)
+        if name and value.numel():
+            state[name] = value.detach().clone()
     for name in [name for name in state if ".q_proj." in name]:
         parts = [state.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
         state[name.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
@@ -469,7 +513,6 @@ def check_type(model: nn.Module, *names: str) -> str:
     raise TypeError(f"expected {' or '.join(names)}, got {type(model).__name__}")
 
 
-# %% torchvision
 FROM_TORCHVISION = {
     r"^class_token": "tokens.cls",
     r"^encoder\.pos_embedding": "tokens.positions",
@@ -494,7 +537,8 @@ def from_torchvision(model: nn.Module) -> VisionTransformer:
         raise TypeError("expected a VisionTransformer of torchvision, got one without conv_proj")
     if type(model.encoder.ln) is not nn.LayerNorm:
         raise ValueError(f"expected norm_layer LayerNorm, got {type(model.encoder.ln).__name__}")
-    head = model.heads[-1]
+    head = model.heads[-1] if isinstance(model.heads, nn.Sequential) else model.heads
+    hidden = getattr(model.heads, "pre_logits", None)
     ours = VisionTransformer(
         model.image_size,
         patch_size=model.patch_size,
@@ -504,7 +548,7 @@ def from_torchvision(model: nn.Module) -> VisionTransformer:
         mlp_dim=model.mlp_dim,
         norm_eps=model.encoder.ln.eps,
         num_classes=head.out_features if isinstance(head, nn.Linear) else 0,
-        representation_size=model.representation_size,
+        representation_size=None if hidden is None else hidden.out_features,
         dropout=model.dropout,
         attention_dropout=model.attention_dropout,
         stem=None if isinstance(model.conv_proj, nn.Conv2d) else ConvStem(copy.deepcopy(model.conv_proj)),
@@ -512,7 +556,6 @@ def from_torchvision(model: nn.Module) -> VisionTransformer:
     return load_mapped(model, ours, FROM_TORCHVISION)
 
 
-# %% transformers
 IN_BLOCK = {
     r"\.layernorm_before\.": ".norm1.",
     r"\.layernorm_after\.": ".norm2.",
@@ -521,7 +564,7 @@ IN_BLOCK = {
     r"\.down_proj\.": ".fc2.",
 }
 FROM_TRANSFORMERS = {
-    r".*\bmask_token$": "",  # stands in for hidden patches in pretraining; reading pictures never uses it
+    r".*\bmask_token$": "",  # only pretraining uses it
     r"^(vit|encoder)\.": "",
     r"^embeddings\.cls_token": "tokens.cls",
     r"^embeddings\.register_tokens": "tokens.registers",
@@ -581,7 +624,6 @@ def from_transformers(model: nn.Module) -> VisionTransformer:
     return load_mapped(model, VisionTransformer(pair(c.image_size), **options), FROM_TRANSFORMERS)
 
 
-# %% pooling mapping
 def pooling_from_transformers(head: nn.Module) -> AttentionPooling:
     """Our pooling with the weights of transformers' `SiglipMultiheadAttentionPoolingHead`."""
     check_type(head, "SiglipMultiheadAttentionPoolingHead")
@@ -599,7 +641,29 @@ def pooling_from_transformers(head: nn.Module) -> AttentionPooling:
     return ours.train(head.training)
 
 
-# %% mae
+class ConvStem(nn.Module):
+    """Any stack of convolutions in place of the one linear map: (B, C, H, W) -> (B, N, D).
+
+    `layers` must shrink the picture by the model's patch_size (Xiao et al. 2021).
+    """
+
+    def __init__(self, layers: nn.Module):
+        super().__init__()
+        self.layers = layers
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.layers(images).flatten(2).transpose(1, 2)
+
+
+def conv_stem(channels: list[int], *, dim: int, in_channels: int = 3) -> ConvStem:
+    """3x3 convolutions of stride 2, batch norm, ReLU; then 1x1 to `dim`. patch_size 2 ** len(channels)."""
+    layers: list[nn.Module] = []
+    for width in channels:
+        layers += [nn.Conv2d(in_channels, width, 3, 2, 1, bias=False), nn.BatchNorm2d(width), nn.ReLU()]
+        in_channels = width
+    return ConvStem(nn.Sequential(*layers, nn.Conv2d(in_channels, dim, 1)))
+
+
 class MaskedAutoencoder(nn.Module):
     """Hide most patches, encode the rest, predict the hidden pixels (He et al. 2022, sec. 3).
 
@@ -651,7 +715,6 @@ class MaskedAutoencoder(nn.Module):
         return loss, prediction, mask
 
 
-# %% mae mapping
 FROM_MAE = {
     r"^vit\.embeddings\.cls_token": "encoder.tokens.cls",
     r"^vit\.embeddings\.position_embeddings": "encoder.tokens.positions",
@@ -670,9 +733,7 @@ def mae_from_transformers(model: nn.Module) -> MaskedAutoencoder:
     """Our masked autoencoder with the shape and weights of transformers' `ViTMAEForPreTraining`."""
     check_type(model, "ViTMAEForPreTraining")
     c, options = model.config, shared_options(model.config)
-    encoder = VisionTransformer(
-        pair(c.image_size), position="sincos", mlp_dim=c.intermediate_size, **options
-    )
+    encoder = VisionTransformer(pair(c.image_size), position="sincos", mlp_dim=c.intermediate_size, **options)
     ours = MaskedAutoencoder(
         encoder,
         dim=c.decoder_hidden_size,
@@ -689,37 +750,3 @@ def mae_from_transformers(model: nn.Module) -> MaskedAutoencoder:
             rows = weight.unflatten(0, (p, q, c.num_channels)).movedim(2, 0)
             weight.copy_(rows.reshape(weight.shape))
     return ours
-
-
-# %% counters
-def count_parameters(c: ViTConfig) -> int:
-    """Learned numbers in a vision transformer, by arithmetic (fixed tables and stems not counted)."""
-    N = math.prod(patch_grid(*pair(c.image_size), c.patch_size))
-    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
-    gates = 2 if c.gated else 1
-    mlp = gates * (D * H + H) + H * D + D
-    attention = D * 3 * inner + 3 * inner * c.qkv_bias + inner * D + D
-    block = 4 * D + attention + mlp + (2 * D if c.layer_scale is not None else 0)
-    total = c.in_channels * math.prod(pair(c.patch_size)) * D + D * c.patch_bias
-    total += D * (bool(c.class_token) + c.num_registers)
-    total += D * (N + bool(c.class_token)) * (c.position == "learned")
-    total += c.depth * block + 2 * D * (1 + c.pre_norm)
-    if c.pooling == "map":
-        total += D + 4 * (D * D + D) + 2 * D + mlp
-    width = c.representation_size or D
-    total += (D + 1) * width * bool(c.representation_size) + (width + 1) * c.num_classes
-    return total
-
-
-def count_macs(c: ViTConfig, image_size: Size | None = None) -> dict[str, int]:
-    """Multiply-adds for one picture, by part: 12 N D^2 + 2 N^2 D per block for the usual shape."""
-    N = math.prod(patch_grid(*pair(image_size or c.image_size), c.patch_size))
-    T = N + bool(c.class_token) + c.num_registers
-    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
-    return {
-        "patches": N * c.in_channels * math.prod(pair(c.patch_size)) * D,
-        "projections": c.depth * T * 4 * D * inner,
-        "attention": c.depth * 2 * T * T * inner,
-        "mlp": c.depth * T * (3 if c.gated else 2) * D * H,
-        "head": D * c.num_classes,
-    }

@@ -1,1 +1,4 @@
-"""What the lessons stand on: the tiny world, data, training, figures, references. Hand-written; never imports a lesson."""
+"""What the lessons stand on: tiny world, data, training, figures, references.
+
+Written by hand; never imports a lesson.
+"""

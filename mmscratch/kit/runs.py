@@ -50,7 +50,9 @@ class Table:
 
     def _repr_markdown_(self) -> str:
         count = len(next(iter(self.rows.values())))
-        head = f"| measured over {count} seeds | mean ± half the range | lowest | highest |\n|---|---|---|---|\n"
+        head = (
+            f"| measured over {count} seeds | mean ± half the range | lowest | highest |\n|---|---|---|---|\n"  # noqa: E501
+        )
         return head + "\n".join(
             f"| {name} | {summarise(v)} | {min(v):.2f} | {max(v):.2f} |" for name, v in self.rows.items()
         )
@@ -73,14 +75,14 @@ def table(lesson: str, *names: str) -> Table:
 def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
     """Execute the lesson's notebook once per seed and collect what it recorded."""
     from mmscratch.kit import lesson as runner
+    from mmscratch.kit import project
 
     figures: dict[str, list[float]] = {}
     for value in range(seeds):
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, "record.json")
-            runner.execute(
-                runner.find(lesson), env={"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
-            )
+            environment = {"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
+            runner.execute(project.find_notebook(lesson), env=environment)
             found = json.loads(target.read_text()) if target.exists() else {}
         if figures and found.keys() != figures.keys():
             raise ValueError(f"seed {value} recorded {sorted(found)}, seed 0 recorded {sorted(figures)}")
@@ -98,7 +100,7 @@ def main() -> None:
     from mmscratch.kit import make_data, project
 
     figures = sweep(options.lesson, options.seeds)
-    target = project.root() / "data" / "runs" / f"{options.lesson}.json"
+    target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
     target.parent.mkdir(exist_ok=True)
     target.write_text(json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
     make_data.register(

@@ -58,7 +58,7 @@ class History:
 
 
 def cosine_with_warmup(steps: int, warmup: float) -> Callable[[int], float]:
-    """Factor on the learning rate: a linear rise over the first `warmup` share of steps, then a half cosine."""
+    """Factor on the learning rate: a linear rise over the first `warmup` share, then half a cosine."""
     rise = max(1, round(steps * warmup))
 
     def factor(step: int) -> float:
