@@ -506,7 +506,7 @@ def load_mapped(reference: nn.Module, model: nn.Module, rules: dict[str, str], s
 
 
 def check_type(model: nn.Module, *names: str) -> str:
-    """The first of `names` that is the model's class or a base of it; else a TypeError. Imports no library."""
+    """The first of `names` that is the model's class or a base of it; else TypeError. Imports no library."""
     for name in names:
         if any(cls.__name__ == name for cls in type(model).__mro__):
             return name
