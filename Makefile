@@ -6,6 +6,7 @@ L ?=
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell command -v $(p)),$(p))))
 VENV := .venv
 PY := $(VENV)/bin/python
+LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 SITE := _build/html
 SOURCES := $(shell find index.md book notebooks data/benchmarks.json _config.yml _toc.yml pyproject.toml mmscratch/kit \
@@ -18,14 +19,17 @@ help: ## list the targets
 
 setup: $(READY) ## create .venv from requirements.lock (book and test do it by themselves)
 
-$(READY): requirements.lock pyproject.toml
+$(LOCKED): requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
-		{ echo "Python 3.11, 3.12 or 3.13 is needed; found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+		{ echo "Python 3.11, 3.12 or 3.13 is needed, found $$($(PYTHON) --version). Try: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || \
 		{ echo "Python's venv module is missing. On Debian or Ubuntu: sudo apt-get install python3-venv"; exit 1; }
-	@echo "Installing into $(VENV) (about two minutes the first time) ..."
+	@echo "Installing into $(VENV) (a few minutes the first time) ..."
 	$(PYTHON) -m venv --clear $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@touch $@
+
+$(READY): $(LOCKED) pyproject.toml
 	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
