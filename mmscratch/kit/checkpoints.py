@@ -24,15 +24,14 @@ def load_or_train(
     recipe: Callable[[nn.Module], object],
     metrics: Callable[[nn.Module], dict[str, float]],
 ) -> nn.Module:
-    """`model` with the stored weights `name`, in eval mode; `make checkpoints` trains and stores them first."""
+    """`model` with the stored weights, in eval mode; `make checkpoints` trains and stores them first."""
     if os.environ.get(_SWITCH) == "train":
         recipe(model)
         save(name, model, metrics)
     from mmscratch.kit import data
 
     tensors, _ = data.checkpoint(name)
-    own = model.state_dict()
-    model.load_state_dict({key: value.to(own[key].dtype) for key, value in tensors.items() if key in own})
+    model.load_state_dict(tensors)  # converts to the model's precision, refuses any other set of names
     return model.eval()
 
 
@@ -52,7 +51,7 @@ def save(name: str, model: nn.Module, metrics: Callable[[nn.Module], dict[str, f
     raw = serialise(tensors, metadata={"name": name})
     if len(raw) > LIMIT:
         raise ValueError(f"checkpoint {name} has {len(raw):,} bytes, allowed {LIMIT:,}")
-    model.load_state_dict({key: value.to(model.state_dict()[key].dtype) for key, value in tensors.items()})
+    model.load_state_dict(tensors)  # rounded as stored
     model.eval()
     with torch.no_grad():
         figures = {key: round(float(value), 4) for key, value in metrics(model).items()}

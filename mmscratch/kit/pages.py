@@ -18,7 +18,7 @@ LEAST_WORDS = 20
 
 def expected(root: Path) -> list[str]:
     """Documents named in `_toc.yml`, the root page first."""
-    toc = yaml.safe_load((root / "_toc.yml").read_text())
+    toc = yaml.safe_load((root / "_toc.yml").read_text(encoding="utf-8"))
 
     def walk(entries: list[dict]) -> list[str]:
         found = []
@@ -33,7 +33,7 @@ def expected(root: Path) -> list[str]:
 
 def words(page: Path) -> int:
     """Words a reader sees in the article of a built page."""
-    article = re.search(r"<article.*?</article>", page.read_text(), re.S)
+    article = re.search(r"<article.*?</article>", page.read_text(encoding="utf-8"), re.S)
     text = re.sub(r"<(script|style).*?</\1>|<[^>]+>", " ", article.group(0) if article else "", flags=re.S)
     return len(text.split())
 

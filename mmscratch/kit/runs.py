@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import statistics
 import tempfile
@@ -26,6 +27,8 @@ def seed(default: int = 0) -> int:
 
 def record(name: str, value: float) -> float:
     """Note a measured figure under `name` (kept only while a sweep runs) and hand it back."""
+    if not math.isfinite(value):
+        raise ValueError(f"expected a finite figure for {name!r}, got {value}")
     target = os.environ.get("MMSCRATCH_RECORD")
     if target:
         path = Path(target)
@@ -88,6 +91,8 @@ def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
             environment = {"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
             runner.execute(project.find_notebook(lesson), env=environment)
             found = json.loads(target.read_text()) if target.exists() else {}
+        if not found:
+            raise ValueError(f"lesson {lesson} recorded nothing; it needs runs.record(name, value)")
         if figures and found.keys() != figures.keys():
             raise ValueError(f"seed {value} recorded {sorted(found)}, seed 0 recorded {sorted(figures)}")
         for name, figure in found.items():
@@ -105,8 +110,7 @@ def main() -> None:
 
     figures = sweep(options.lesson, options.seeds)
     target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
-    target.parent.mkdir(exist_ok=True)
-    target.write_text(json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
+    project.write_text(target, json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
     make_data.register(
         target, licence="CC-BY-4.0", origin="measured by this book", rebuild=f"make seeds L={options.lesson}"
     )

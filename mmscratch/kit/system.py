@@ -42,7 +42,10 @@ def find(name: str) -> str | None:
     if name not in TOOLS:
         raise ValueError(f"expected one of {', '.join(TOOLS)}, got {name!r}")
     for place in TOOLS[name].found_by:
-        path = place if Path(place).is_file() else shutil.which(place)
+        if place.startswith("/"):
+            path = place if Path(place).is_file() else None
+        else:
+            path = shutil.which(place)
         if path:
             return path
     return None

@@ -36,7 +36,8 @@ def to_device(batch, where: torch.device):
     if isinstance(batch, dict):
         return {key: to_device(value, where) for key, value in batch.items()}
     if isinstance(batch, (tuple, list)):
-        return type(batch)(to_device(value, where) for value in batch)
+        moved = [to_device(value, where) for value in batch]
+        return type(batch)(*moved) if hasattr(batch, "_fields") else type(batch)(moved)  # a named tuple
     return batch
 
 
@@ -110,14 +111,14 @@ def fit(
         except StopIteration:
             raise ValueError(f"expected {steps} batches, got {step}") from None
         value = loss(model, batch)
+        history.losses.append(value.item())
+        if not math.isfinite(history.losses[-1]):
+            raise ValueError(f"loss became {history.losses[-1]} at step {step}; lower lr (now {lr})")
         optimizer.zero_grad(set_to_none=True)
         value.backward()
         nn.utils.clip_grad_norm_(model.parameters(), clip)
         optimizer.step()
         schedule.step()
-        history.losses.append(value.item())
-        if not math.isfinite(history.losses[-1]):
-            raise ValueError(f"loss became {history.losses[-1]} at step {step}; lower lr (now {lr})")
         last = step == steps - 1
         if evaluate is not None and (last or (every and (step + 1) % every == 0)):
             model.eval()
@@ -153,4 +154,7 @@ def predict(model: Callable[[Tensor], Tensor], inputs: Tensor, *, batch_size: in
 
 def accuracy(logits: Tensor, labels: Tensor) -> float:
     """Share of rows whose largest logit is the label. logits (B, K), labels (B,)."""
+    if logits.shape[:-1] != labels.shape:
+        shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"expected logits (B, K) and labels (B,), got {shapes}")
     return (logits.argmax(dim=-1) == labels).float().mean().item()

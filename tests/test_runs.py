@@ -1,0 +1,153 @@
+"""Seeds, recorded figures and what a sweep over seeds stores."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmscratch.kit import data, lesson, make_data, project, runs
+
+
+@pytest.fixture(autouse=True)
+def no_sweep(monkeypatch):
+    for name in ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def home(tmp_path, monkeypatch) -> Path:
+    """A checkout with an empty data folder and one notebook."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "notebooks").mkdir()
+    (tmp_path / "notebooks" / "04_thing.ipynb").touch()
+    monkeypatch.setattr(make_data, "DATA", tmp_path / "data")
+    monkeypatch.setattr(project, "root", lambda: tmp_path)
+    monkeypatch.delenv("MMSCRATCH_DATA_DIR", raising=False)
+    return tmp_path
+
+
+@pytest.fixture
+def executed(home, monkeypatch):
+    """Let the notebook record `figures(seed)` in place of running, and list how it was called."""
+    calls = []
+
+    def install(figures):
+        def execute(path, *, env):
+            calls.append((path.name, env["MMSCRATCH_SEED"]))
+            with monkeypatch.context() as patch:
+                for name, value in env.items():
+                    patch.setenv(name, value)
+                for name, value in figures(runs.seed()).items():
+                    runs.record(name, value)
+
+        monkeypatch.setattr(lesson, "execute", execute)
+        return calls
+
+    return install
+
+
+# -- seed and record
+
+
+def test_the_seed_comes_from_the_environment_and_seeds_torch(monkeypatch):
+    assert runs.seed() == 0 and runs.seed(3) == 3
+    drawn = torch.rand(2)
+    monkeypatch.setenv("MMSCRATCH_SEED", "3")
+    assert runs.seed(0) == 3
+    assert torch.equal(torch.rand(2), drawn)
+
+
+def test_a_figure_is_kept_only_while_a_sweep_runs(tmp_path, monkeypatch):
+    assert runs.record("accuracy", 0.5) == 0.5
+    target = tmp_path / "record.json"
+    monkeypatch.setenv("MMSCRATCH_RECORD", str(target))
+    assert runs.record("accuracy", 0.25) == 0.25 and runs.record("loss", torch.tensor(2.0)) == 2.0
+    assert json.loads(target.read_text()) == {"accuracy": 0.25, "loss": 2.0}
+
+
+def test_a_name_recorded_twice_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setenv("MMSCRATCH_RECORD", str(tmp_path / "record.json"))
+    runs.record("accuracy", 0.5)
+    with pytest.raises(ValueError, match="recorded twice in one run: 'accuracy'"):
+        runs.record("accuracy", 0.6)
+
+
+def test_a_figure_that_is_no_number_is_refused():
+    with pytest.raises(ValueError, match="finite figure for 'loss', got nan"):
+        runs.record("loss", float("nan"))
+
+
+# -- sweep and table
+
+
+def test_a_sweep_runs_the_notebook_once_per_seed_and_keeps_the_figures_in_order(executed):
+    calls = executed(lambda seed: {"accuracy": 0.9 + seed / 100, "loss": 1 / 3})
+    assert runs.sweep("04", 3) == {"accuracy": [0.9, 0.91, 0.92], "loss": [0.3333] * 3}
+    assert calls == [("04_thing.ipynb", "0"), ("04_thing.ipynb", "1"), ("04_thing.ipynb", "2")]
+
+
+@pytest.mark.parametrize(
+    ("figures", "message"),
+    [
+        (
+            lambda seed: {"a": 1.0} if seed == 0 else {"a": 1.0, "b": 2.0},
+            r"seed 1 recorded \['a', 'b'\], seed 0 .*\['a'\]",
+        ),
+        (lambda seed: {} if seed else {"a": 1.0}, "recorded nothing"),
+        (lambda seed: {"a": 1.0} if seed else {}, "recorded nothing"),
+    ],
+)
+def test_runs_that_record_different_figures_are_refused(executed, figures, message):
+    executed(figures)
+    with pytest.raises(ValueError, match=message):
+        runs.sweep("04", 3)
+
+
+def test_the_command_stores_figures_that_the_lesson_can_show(executed, home, monkeypatch):
+    executed(lambda seed: {"accuracy": 0.9 + seed / 50, "baseline": 0.5})
+    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2"])
+    runs.main()
+    entry = data.manifest()["runs/04.json"]
+    assert (
+        entry["rebuild"] == "make seeds L=04"
+        and entry["bytes"] == (home / "data/runs/04.json").stat().st_size
+    )
+    table = runs.table("04")
+    assert table.rows == {"accuracy": [0.9, 0.92], "baseline": [0.5, 0.5]}
+    assert table._repr_markdown_().splitlines() == [
+        "| measured over 2 seeds | mean ± half the range | lowest | highest |",
+        "|---|---|---|---|",
+        "| accuracy | 0.91 ± 0.01 | 0.90 | 0.92 |",
+        "| baseline | 0.50 ± 0.00 | 0.50 | 0.50 |",
+    ]
+    assert repr(table) == "accuracy: 0.91 ± 0.01\nbaseline: 0.50 ± 0.00"
+    assert list(runs.table("04", "baseline").rows) == ["baseline"]
+    with pytest.raises(
+        KeyError, match="no stored figure 'speed' for lesson 04; there are: accuracy, baseline"
+    ):
+        runs.table("04", "speed")
+
+
+def test_while_figures_are_being_measured_the_table_is_empty(home, monkeypatch):
+    monkeypatch.setenv("MMSCRATCH_RECORD", str(home / "record.json"))
+    assert runs.table("04").rows == {} and runs.table("04")._repr_markdown_() == ""
+
+
+def test_a_lesson_without_stored_figures_is_named(home):
+    (home / "data" / "manifest.json").write_text('{"files": {}}')
+    with pytest.raises(ValueError, match="runs/07.json"):
+        runs.table("07")
+
+
+@pytest.mark.parametrize(
+    "number", sorted(Path(name).stem for name in data.manifest() if name.startswith("runs/"))
+)
+def test_stored_figures_are_complete(number):
+    stored = json.loads(data.path(f"runs/{number}.json").read_text())
+    assert stored["seeds"] >= 5
+    assert all(len(values) == stored["seeds"] for values in stored["figures"].values())
+    source = project.find_notebook(number).read_text(encoding="utf-8")
+    assert "runs.record(" in source
