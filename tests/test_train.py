@@ -60,10 +60,8 @@ def test_fit_learns_and_says_so_in_one_line(capfd):
     assert sum(history.losses[-10:]) < sum(history.losses[:10]) / 2
     assert not model.training and history.seconds > 0
     out, err = capfd.readouterr()
-    assert (
-        out
-        == f"quadrants: 100 steps, loss {sum(history.losses[-20:]) / 20:.2f}, held out {history.metrics[-1]:.2f}\n"
-    )
+    tail, metric = sum(history.losses[-20:]) / 20, history.metrics[-1]
+    assert out == f"quadrants: 100 steps, loss {tail:.2f}, held out {metric:.2f}\n"
     assert err == ""
 
 
