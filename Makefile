@@ -59,7 +59,7 @@ lab: $(READY) ## open JupyterLab on the notebooks
 
 lesson: $(READY) ## execute one lesson and store its outputs: make lesson L=04
 	@test -n "$(L)" || { echo "Say which lesson: make lesson L=04"; exit 1; }
-	$(PY) -m mmscratch.kit.lesson $(L)
+	$(PY) -m mmscratch.kit.lesson $(L) --threads 2
 
 export: $(READY) ## collect the export cells of all notebooks into mmscratch/*.py
 	$(PY) -m mmscratch.kit.export

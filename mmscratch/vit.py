@@ -51,6 +51,7 @@ __all__ = [
     "pooling_from_transformers",
     "position_table",
     "quick_gelu",
+    "random_mask",
     "rope_2d",
     "rotate",
     "shared_options",
@@ -62,8 +63,11 @@ Size = int | tuple[int, int]
 
 
 def pair(size: Size) -> tuple[int, int]:
-    """(height, width) from one number or two."""
-    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+    """(height, width) from one number or two; ValueError unless both are positive whole numbers."""
+    both = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+    if len(both) != 2 or not all(isinstance(n, int) and n > 0 for n in both):
+        raise ValueError(f"expected a positive whole number or (height, width), got {size!r}")
+    return both
 
 
 def patch_grid(height: int, width: int, patch_size: Size) -> tuple[int, int]:
@@ -134,6 +138,8 @@ def interpolate_positions(
 
     The grid is the picture, the channels are its colours (Dosovitskiy et al. 2021, sec. 3.2).
     """
+    if table.ndim != 3 or table.shape[:2] != (1, math.prod(old)):
+        raise ValueError(f"expected a table (1, {math.prod(old)}, D), got {tuple(table.shape)}")
     if old == new:
         return table
     picture = table.reshape(1, *old, -1).permute(0, 3, 1, 2)  # (1, D, rows, cols)
@@ -171,7 +177,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int, head_dim: int | None = None, qkv_bias: bool = True):
         super().__init__()
-        if head_dim is None and dim % num_heads:
+        if head_dim is None and (num_heads < 1 or dim % num_heads):
             raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
         self.qkv = nn.Linear(dim, 3 * num_heads * self.head_dim, bias=qkv_bias)
@@ -265,6 +271,14 @@ class ViTConfig:
     dropout: float = 0.0
     attention_dropout: float = 0.0
 
+    def __post_init__(self):
+        pick("position", self.position, ("none", "learned", "sincos", "rope"))
+        pick("pooling", self.pooling, ("cls", "mean", "map"))
+        if self.class_token is None:
+            self.class_token = self.pooling == "cls"
+        if self.pooling == "cls" and not self.class_token:
+            raise ValueError("pooling 'cls' reads the class token, but class_token is False")
+
 
 class Block(nn.Module):
     """Pre-norm block: x + Attention(LN x), then x + MLP(LN x) (Dosovitskiy et al. 2021, eq. 2 and 3).
@@ -294,6 +308,7 @@ class Block(nn.Module):
 
 def position_table(kind: str, grid: tuple[int, int], dim: int, *, class_token: bool) -> nn.Parameter | None:
     """Positions to add to [CLS, patches], (1, 1 + N, D): learned, fixed "sincos" (CLS at zero), or None."""
+    pick("position", kind, ("none", "learned", "sincos", "rope"))
     if kind == "learned":
         return nn.Parameter(torch.randn(1, math.prod(grid) + class_token, dim) * 0.02)
     if kind == "sincos":
@@ -326,6 +341,8 @@ class Tokens(nn.Module):
             raise ValueError(f"expected images (B, {self.in_channels}, H, W), got {tuple(images.shape)}")
         grid = patch_grid(images.shape[2], images.shape[3], self.patch_size)
         x = self.embed(images)  # (B, N, D)
+        if x.shape[1] != math.prod(grid):
+            raise ValueError(f"expected {math.prod(grid)} tokens from the stem, got {x.shape[1]}")
         cls, split = self.cls, int(self.cls is not None)
         if self.positions is not None:
             x = x + interpolate_positions(
@@ -344,6 +361,8 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int, hidden: int, act: str = "gelu", norm_eps: float = 1e-6):
         super().__init__()
+        if num_heads < 1 or dim % num_heads:
+            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
         self.num_heads = num_heads
         self.probe = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
         self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
@@ -412,12 +431,9 @@ class VisionTransformer(nn.Module):
     def __init__(self, image_size: Size, *, stem: nn.Module | None = None, **options):
         super().__init__()
         c = self.config = ViTConfig(image_size=image_size, **options)
-        pick("position", c.position, ("none", "learned", "sincos", "rope"))
-        pick("pooling", c.pooling, ("cls", "mean", "map"))
-        c.class_token = c.pooling == "cls" if c.class_token is None else c.class_token
-        if c.pooling == "cls" and not c.class_token:
-            raise ValueError("pooling 'cls' reads the class token, but class_token is False")
         self.num_prefix = int(c.class_token) + c.num_registers
+        if c.position == "rope" and (width := c.head_dim or c.dim // c.num_heads) % 4:
+            raise ValueError(f"axial RoPE needs head_dim to be a multiple of 4, got {width}")
         self.tokens = Tokens(c, stem)
         self.pre_norm = nn.LayerNorm(c.dim, eps=c.norm_eps) if c.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
@@ -462,7 +478,7 @@ def count_parameters(c: ViTConfig) -> int:
     total += D * (N + bool(c.class_token)) * (c.position == "learned")
     total += c.depth * block + 2 * D * (1 + c.pre_norm)
     if c.pooling == "map":
-        total += D + 4 * (D * D + D) + 2 * D + mlp
+        total += D + 4 * (D * D + D) + 2 * D + (2 * D * H + H + D)  # its feed-forward is never gated
     width = c.representation_size or D
     total += (D + 1) * width * bool(c.representation_size) + (width + 1) * c.num_classes
     return total
@@ -473,12 +489,13 @@ def count_macs(c: ViTConfig, image_size: Size | None = None) -> dict[str, int]:
     N = math.prod(patch_grid(*pair(image_size or c.image_size), c.patch_size))
     T = N + bool(c.class_token) + c.num_registers
     D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    pool = 2 * D * D * (N + 1) + 2 * N * D + 2 * D * H if c.pooling == "map" else 0
     return {
         "patches": N * c.in_channels * math.prod(pair(c.patch_size)) * D,
         "projections": c.depth * T * 4 * D * inner,
         "attention": c.depth * 2 * T * T * inner,
         "mlp": c.depth * T * (3 if c.gated else 2) * D * H,
-        "head": D * c.num_classes,
+        "head": pool + D * (c.representation_size or 0) + (c.representation_size or D) * c.num_classes,
     }
 
 
@@ -664,6 +681,18 @@ def conv_stem(channels: list[int], *, dim: int, in_channels: int = 3) -> ConvSte
     return ConvStem(nn.Sequential(*layers, nn.Conv2d(in_channels, dim, 1)))
 
 
+def random_mask(noise: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
+    """Hide the share `ratio` of patches with the largest noise (He et al. 2022, sec. 3).
+
+    noise (B, N) -> indices of the n patches kept (B, n), in the order of their noise, and mask (B, N),
+    1 where hidden.
+    """
+    if noise.ndim != 2:
+        raise ValueError(f"expected noise of shape (B, N), got {tuple(noise.shape)}")
+    keep = noise.argsort(dim=1)[:, : int(noise.shape[1] * (1 - ratio))]
+    return keep, torch.ones_like(noise).scatter(1, keep, 0.0)
+
+
 class MaskedAutoencoder(nn.Module):
     """Hide most patches, encode the rest, predict the hidden pixels (He et al. 2022, sec. 3).
 
@@ -679,14 +708,14 @@ class MaskedAutoencoder(nn.Module):
         c = encoder.config
         if not 0 < mask_ratio < 1:
             raise ValueError(f"mask_ratio must lie between 0 and 1, got {mask_ratio}")
-        if c.position == "rope" or encoder.num_prefix != 1 or not c.class_token:
+        if c.position not in ("learned", "sincos") or encoder.num_prefix != 1 or not c.class_token:
             raise ValueError("expected an encoder with a class token, no registers and added positions")
         self.encoder, self.mask_ratio, self.normalise = encoder, mask_ratio, normalise
         self.embed = nn.Linear(c.dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = position_table("sincos", encoder.tokens.grid, dim, class_token=True)
         width = replace(c, dim=dim, num_heads=num_heads, head_dim=None, mlp_dim=mlp_dim)
-        self.blocks = nn.ModuleList(Block(width) for _ in range(depth))
+        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
         self.norm = nn.LayerNorm(dim, eps=c.norm_eps)
         self.predict = nn.Linear(dim, c.in_channels * math.prod(pair(c.patch_size)))
         initialise(self)
@@ -694,25 +723,23 @@ class MaskedAutoencoder(nn.Module):
     def forward(self, images: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
         tokens = self.encoder.tokens(images)  # (B, 1 + N, D)
         B, N = len(tokens), tokens.shape[1] - 1
+        if N + 1 != self.positions.shape[1]:
+            raise ValueError(f"expected {self.positions.shape[1] - 1} patches, as in image_size, got {N}")
         noise = torch.rand(B, N, device=images.device) if noise is None else noise
-        order = noise.argsort(dim=1)
-        keep = order[:, : int(N * (1 - self.mask_ratio))]  # (B, n)
-        mask = torch.ones(B, N, device=images.device).scatter(1, keep, 0.0)
-
+        if noise.shape != (B, N):
+            raise ValueError(f"expected noise {(B, N)}, got {tuple(noise.shape)}")
+        keep, mask = random_mask(noise, self.mask_ratio)
         index = F.pad(keep + 1, (1, 0))[..., None]  # CLS stays, patches move up by one
-        visible = tokens.gather(1, index.expand(-1, -1, tokens.shape[2]))
-        h = self.embed(self.encoder.encode(visible))  # (B, 1 + n, D)
+        h = self.embed(self.encoder.encode(tokens.gather(1, index.expand(-1, -1, tokens.shape[2]))))
         full = self.mask_token.expand(B, N + 1, -1).scatter(1, index.expand(-1, -1, h.shape[2]), h)
-        full = full + self.positions
-        for block in self.blocks:
-            full = block(full)
-        prediction = self.predict(self.norm(full))[:, 1:]  # (B, N, C*P*P)
+        full = self.norm(self.blocks(full + self.positions))  # (B, 1 + N, D)
+        prediction = self.predict(full)[:, 1:]  # (B, N, C*P*P)
 
         target = patchify(images, self.encoder.config.patch_size)
         if self.normalise:
             target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, keepdim=True) + 1e-6).sqrt()
-        loss = (((prediction - target) ** 2).mean(-1) * mask).sum() / mask.sum()
-        return loss, prediction, mask
+        error = ((prediction - target) ** 2).mean(-1)  # (B, N)
+        return (error * mask).sum() / mask.sum(), prediction, mask
 
 
 FROM_MAE = {

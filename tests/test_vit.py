@@ -319,18 +319,11 @@ def grid_of_configurations():
         yield SIZES | extra
 
 
-def known(options):
-    """A configuration, marked where the module is known to miscount it."""
-    gated_map = options.get("gated") and options.get("pooling") == "map"
-    marks = pytest.mark.xfail(strict=True, reason="the pooling is counted as gated, it is plain")
-    return pytest.param(
-        options,
-        marks=[marks] if gated_map else [],
-        id=", ".join(f"{key}={value}" for key, value in options.items() if key not in SIZES),
-    )
+def name(options):
+    return ", ".join(f"{key}={value}" for key, value in options.items() if key not in SIZES)
 
 
-@pytest.mark.parametrize("options", [known(options) for options in grid_of_configurations()])
+@pytest.mark.parametrize("options", list(grid_of_configurations()), ids=name)
 def test_parameters_are_counted_exactly(options):
     with torch.device("meta"):
         model = VisionTransformer(**options)
@@ -351,14 +344,8 @@ def test_parameters_are_counted_exactly(options):
             layer_scale=0.1,
         ),
         dict(pooling="mean", position="rope", head_dim=12, class_token=True, qkv_bias=False, num_classes=2),
-        pytest.param(
-            dict(pooling="map", num_classes=2),
-            marks=pytest.mark.xfail(strict=True, reason="attention pooling is not counted"),
-        ),
-        pytest.param(
-            dict(representation_size=6, num_classes=2),
-            marks=pytest.mark.xfail(strict=True, reason="the hidden layer of the head is not counted"),
-        ),
+        dict(pooling="map", num_classes=2),
+        dict(representation_size=6, num_classes=2),
     ],
     ids=["class token", "registers and swiglu", "rope and wide heads", "attention pooling", "hidden layer"],
 )
@@ -368,6 +355,15 @@ def test_multiply_adds_are_what_torch_counts(options, size):
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 2, *size))
     assert counter.get_total_flops() == 2 * sum(vit.count_macs(model.config, size).values())
+
+
+def test_a_configuration_by_itself_knows_its_class_token():
+    for pooling in ("cls", "mean", "map"):
+        config = ViTConfig(**SMALL, pooling=pooling)
+        model = VisionTransformer(**SMALL, pooling=pooling)
+        assert config.class_token is (pooling == "cls")
+        assert vit.count_parameters(config) == vit.count_parameters(model.config)
+        assert vit.count_macs(config) == vit.count_macs(model.config)
 
 
 # -- masked autoencoder
@@ -531,10 +527,19 @@ def autoencoder(encoder, **options):
 """
 
 CASES = {  # exported name: {wrong use: error and message, ".*" for anything between}
+    "pair": {
+        "pair((1, 2, 3))": "ValueError: expected a positive whole number or (height, width), got (1, 2, 3)",
+        "pair(8.0)": "ValueError: got 8.0",
+        "pair(0)": "ValueError: got 0",
+    },
     "patch_grid": {
+        "patch_grid(8, 8, -8)": "ValueError: got -8",
         "patch_grid(30, 32, 8)": "ValueError: image height 30 is not a multiple of patch_size 8",
         "patch_grid(32, 30, (4, 8))": "ValueError: image width 30 is not a multiple of patch_size 8",
         "patch_grid(0, 8, 8)": "ValueError: image height 0 is not a multiple of patch_size 8",
+    },
+    "random_mask": {
+        "random_mask(zeros(16), 0.75)": "ValueError: expected noise of shape (B, N), got (16,)",
     },
     "patchify": {
         "patchify(zeros(3, 16, 16), 8)": "ValueError: expected .*(B, C, H, W), got (3, 16, 16)",
@@ -558,15 +563,19 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "rotate(zeros(1, 1, 5, 8), rope_2d((2, 3), 8))": "RuntimeError: (5) must match .*(6)",
     },
     "interpolate_positions": {
-        "interpolate_positions(zeros(1, 16, 8), (4, 5), (8, 8))": "RuntimeError: 4",
+        "interpolate_positions(zeros(1, 16, 8), (4, 5), (8, 8))": "ValueError: (1, 20, D), got (1, 16, 8)",
+        "interpolate_positions(zeros(1, 16, 8), (4, 8), (8, 8))": "ValueError: (1, 32, D), got (1, 16, 8)",
+        "interpolate_positions(zeros(1, 16, 8), (5, 5), (5, 5))": "ValueError: (1, 25, D), got (1, 16, 8)",
     },
     "position_table": {
+        "position_table('polar', (2, 2), 8, class_token=True)": "ValueError: expected position .*got 'polar'",
         "position_table('sincos', (2, 2), 6, class_token=True)": "ValueError: got 6",
     },
     "pick": {
         "pick('act', 'mish', ('a', 'b'))": "ValueError: expected act to be one of a, b, got 'mish'",
     },
     "Attention": {
+        "Attention(8, num_heads=0)": "ValueError: dim 8 is not a multiple of num_heads 0",
         "Attention(10, num_heads=3)": "ValueError: dim 10 is not a multiple of num_heads 3",
         "Attention(8, num_heads=2)(zeros(1, 3, 6))": "RuntimeError: 3x6 and 8x24",
     },
@@ -575,6 +584,7 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "FeedForward(8, hidden=4)(zeros(2, 6))": "RuntimeError: 2x6 and 8x4",
     },
     "AttentionPooling": {
+        "AttentionPooling(10, num_heads=3, hidden=4)": "ValueError: dim 10 is not a multiple of num_heads 3",
         "AttentionPooling(8, num_heads=2, hidden=4, act='mish')": "ValueError: got 'mish'",
         "AttentionPooling(8, num_heads=2, hidden=4)(zeros(1, 2, 6))": "RuntimeError: 2x6 and 8x16",
     },
@@ -597,10 +607,13 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "Tokens(config(image_size=(16, 12)))": "ValueError: image width 12",
     },
     "ViTConfig": {
+        "config(pooling='max')": "ValueError: expected pooling to be one of cls, mean, map, got 'max'",
+        "config(position='polar')": "ValueError: none, learned, sincos, rope, got 'polar'",
         "ViTConfig(image_size=16)": "TypeError: missing .*'patch_size'",
         "config(patchsize=8)": "TypeError: unexpected .*'patchsize'",
     },
     "VisionTransformer": {
+        "model(position='rope', dim=12)": "ValueError: head_dim to be a multiple of 4, got 6",
         "model(patchsize=8)": "TypeError: unexpected .*'patchsize'",
         "model(position='polar')": "ValueError: none, learned, sincos, rope, got 'polar'",
         "model(position='sincos', dim=6)": "ValueError: multiple of 4, got 6",
@@ -608,10 +621,10 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "model(dropout=2.0)": "ValueError: between 0 and 1, but got 2.0",
     },
     "ConvStem": {
-        "model(stem=ConvStem(nn.Conv2d(3, 8, 4, 4)))(zeros(1, 3, 16, 16))": "RuntimeError: (16) .*(4)",
+        "model(stem=ConvStem(nn.Conv2d(3, 8, 4, 4)))(zeros(1, 3, 16, 16))": "ValueError: 4 tokens .*got 16",
     },
     "conv_stem": {
-        "model(stem=conv_stem([4], dim=8))(zeros(1, 3, 16, 16))": "RuntimeError: (64) must match .*(4)",
+        "model(stem=conv_stem([4], dim=8))(zeros(1, 3, 16, 16))": "ValueError: expected 4 tokens .*got 64",
     },
     "count_parameters": {
         "count_parameters(config(image_size=15))": "ValueError: image height 15",
@@ -640,6 +653,9 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "pooling_from_transformers(nn.Linear(2, 2))": "TypeError: Siglip.*, got Linear",
     },
     "MaskedAutoencoder": {
+        "autoencoder(model(position='none'))": "ValueError: added positions",
+        "autoencoder(model())(zeros(1, 3, 32, 32))": "ValueError: expected 4 patches, .*got 16",
+        "autoencoder(model())(zeros(1, 3, 16, 16), zeros(1, 3))": "ValueError: noise (1, 4), got (1, 3)",
         "autoencoder(model(), mask_ratio=1.0)": "ValueError: mask_ratio .*between 0 and 1, got 1.0",
         "autoencoder(model(position='rope'))": "ValueError: added positions",
         "autoencoder(model(pooling='mean'))": "ValueError: class token",
@@ -660,7 +676,6 @@ WITHOUT_CASE = {
     "IN_BLOCK": "a table",
     "Size": "a type",
     "initialise": "draws the parameters it finds, in any module",
-    "pair": "passes on what patch_grid judges",
     "quick_gelu": "arithmetic on whatever has arithmetic",
     "shared_options": "reads a configuration whose model was checked",
 }

@@ -71,11 +71,14 @@ def cosine_with_warmup(steps: int, warmup: float) -> Callable[[int], float]:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
-    """Decay matrices; leave biases, norms and learned tokens alone."""
-    params = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    matrices = [p for _, p in params if p.ndim == 2 or p.ndim == 4]
-    rest = [p for _, p in params if p.ndim not in (2, 4)]
-    return [{"params": matrices, "weight_decay": weight_decay}, {"params": rest, "weight_decay": 0.0}]
+    """Decay the weights of linear maps and convolutions; leave biases, norms and learned tokens alone."""
+    kinds = (nn.Linear, nn.modules.conv._ConvNd)
+    matrices = {id(m.weight) for m in model.modules() if isinstance(m, kinds)}
+    params = [p for p in model.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in params if id(p) in matrices], "weight_decay": weight_decay},
+        {"params": [p for p in params if id(p) not in matrices], "weight_decay": 0.0},
+    ]
 
 
 def fit(
@@ -98,9 +101,11 @@ def fit(
 
     batches: iterable of at least `steps` batches; `loss(model, batch)` gives a scalar. `evaluate(model)` is
     called every `every` steps and at the end, with the model in eval mode and without gradients.
+    The model trains on `where` (default: `device()`) and is handed back on the device it came from.
     Raises ValueError when the batches run out early or the loss stops being finite.
     """
     where = where or device()
+    home = next(model.parameters()).device
     model.to(where).train()
     optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay), lr=lr)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, cosine_with_warmup(steps, warmup))
@@ -126,7 +131,7 @@ def fit(
                 history.metrics.append(float(evaluate(model)))
             history.metric_steps.append(step + 1)
             model.train()
-    model.eval()
+    model.to(home).eval()
     history.seconds = time.perf_counter() - start
     print(history)
     return history
