@@ -10,6 +10,7 @@ import functools
 import hashlib
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -126,10 +127,16 @@ def _folders() -> list[Path]:
     return ([Path(extra).expanduser()] if extra else []) + ([checkout] if checkout else [])
 
 
-def _cache() -> Path:
-    import pooch
+def _pooch():
+    """pooch, without the warning that its progress bars give in a notebook that has no widgets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import pooch
+    return pooch
 
-    return Path(pooch.os_cache("mmscratch")) / "data"
+
+def _cache() -> Path:
+    return Path(_pooch().os_cache("mmscratch")) / "data"
 
 
 _hashes: dict[Path, tuple[tuple[int, int], str]] = {}
@@ -166,8 +173,7 @@ def _fetch(name: str, entry: dict[str, Any], destination: Path) -> str | None:
 
 
 def _retrieve(url: str, sha256: str, destination: Path) -> None:
-    import pooch
-
+    pooch = _pooch()
     pooch.get_logger().setLevel("WARNING")  # our own line was printed already
     # pooch writes to a temporary file, checks the hash and only then moves it into place
     pooch.retrieve(url, known_hash=f"sha256:{sha256}", fname=destination.name, path=destination.parent)
