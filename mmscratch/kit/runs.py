@@ -89,7 +89,7 @@ def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, "record.json")
             environment = {"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
-            runner.execute(project.find_notebook(lesson), env=environment)
+            runner.execute(project.find_notebook(lesson), env=environment, threads=os.cpu_count() or 1)
             found = json.loads(target.read_text()) if target.exists() else {}
         if not found:
             raise ValueError(f"lesson {lesson} recorded nothing; it needs runs.record(name, value)")
