@@ -88,7 +88,8 @@ def execute(
     from nbclient.exceptions import CellExecutionError, CellTimeoutError, DeadKernelError
 
     notebook = project.read_notebook(path) if notebook is None else notebook
-    own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD")  # of kit.runs; left over, they would change what is stored
+    # of kit.runs and kit.checkpoints; left over, they would change what is stored
+    own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS")
     inherited = {key: value for key, value in os.environ.items() if key not in own}
     seconds: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as sockets, contextlib.ExitStack() as stack:

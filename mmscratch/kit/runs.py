@@ -45,38 +45,27 @@ def summarise(values: list[float]) -> str:
     return f"{statistics.mean(values):.2f} ± {spread:.2f}"
 
 
-class Table:
-    """Figures over seeds, shown as Markdown in a notebook and as text elsewhere."""
+def table(lesson: str, *names: str):
+    """The stored figures of a lesson, all of them or the named ones, as a table to display.
 
-    def __init__(self, rows: dict[str, list[float]]):
-        self.rows = rows
-
-    def _repr_markdown_(self) -> str:
-        if not self.rows:
-            return ""
-        count = len(next(iter(self.rows.values())))
-        head = (
-            f"| measured over {count} seeds | mean ± half the range | lowest | highest |\n|---|---|---|---|\n"  # noqa: E501
-        )
-        return head + "\n".join(
-            f"| {name} | {summarise(v)} | {min(v):.2f} | {max(v):.2f} |" for name, v in self.rows.items()
-        )
-
-    def __repr__(self) -> str:
-        return "\n".join(f"{name}: {summarise(v)}" for name, v in self.rows.items())
-
-
-def table(lesson: str, *names: str) -> Table:
-    """The stored figures of a lesson, all of them or the named ones. KeyError names what there is."""
+    KeyError names what there is.
+    """
     from mmscratch.kit import data
+    from mmscratch.kit.reference import Table
 
+    columns = ("measured", "mean ± half the range", "lowest", "highest")
     if os.environ.get("MMSCRATCH_RECORD") or os.environ.get("MMSCRATCH_CHECKPOINTS"):  # not measured yet
-        return Table({})
-    rows = json.loads(data.path(f"runs/{lesson}.json").read_text())["figures"]
-    missing = [name for name in names if name not in rows]
+        return Table(columns, [])
+    stored = json.loads(data.path(f"runs/{lesson}.json").read_text())
+    figures = stored["figures"]
+    missing = [name for name in names if name not in figures]
     if missing:
-        raise KeyError(f"no stored figure {missing[0]!r} for lesson {lesson}; there are: {', '.join(rows)}")
-    return Table({name: rows[name] for name in names or rows})
+        raise KeyError(
+            f"no stored figure {missing[0]!r} for lesson {lesson}; there are: {', '.join(figures)}"
+        )
+    chosen = {name: figures[name] for name in names or figures}
+    rows = [(name, summarise(v), f"{min(v):.2f}", f"{max(v):.2f}") for name, v in chosen.items()]
+    return Table(columns, rows, f"Lesson {lesson} under {stored['seeds']} seeds.")
 
 
 def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
