@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 DATA = Path(__file__).resolve().parents[2] / "data"
 
 # data/ holds these too, but they are about the files, not files of the book
-UNLISTED = ("README.md", "manifest.json", "licences/")
+# benchmarks.json travels with the package and changes with every `make bench`
+UNLISTED = ("README.md", "manifest.json", "benchmarks.json", "licences/")
 
 FONT_PACKAGE = "fonts-noto-color-emoji"
 FONT_VERSION = "2.042-0+deb12u1"
