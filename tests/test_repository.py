@@ -225,7 +225,9 @@ def test_make_help_lists_every_target():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     phony = set(re.search(r"^\.PHONY:(.*)$", makefile, re.M)[1].split())
     rules = set(re.findall(r"^([a-z][\w-]*):(?!=)", makefile, re.M))
-    run = subprocess.run(["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    run = subprocess.run(
+        ["make", "--no-print-directory", "help"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
     listed = {line.split()[0] for line in run.stdout.splitlines()}
     assert phony == rules == listed
     assert {

@@ -532,9 +532,7 @@ TRANSFORMERS = [
     ),
     registers("resized to 28 x 28", DINO, images(2, 28, 28), wrong(other_antialias)),
     registers("SwiGLU", DINO | dict(use_swiglu_ffn=True), images(2, 56, 56), wrong(gate_and_value_swapped)),
-    registers(
-        "layer scale 0.1 everywhere", DINO | dict(layerscale_value=0.1), images(3, 56, 56), **AS_BUILT
-    ),
+    registers("layer scale 0.1 everywhere", DINO | dict(layerscale_value=0.1), images(3, 56, 56), **AS_BUILT),
     classifier(
         "Ti/16, 224 px", BENCH | dict(intermediate_size=768, num_labels=1000), images(4, 224, 224), bench=True
     ),
