@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 from notebook_tree import code, text
@@ -79,6 +80,12 @@ def test_a_run_takes_variables_but_inherits_no_seed(tree, monkeypatch):
     run = lesson.execute(path, env={"MMSCRATCH_RECORD": "there"})
     assert run.notebook.cells[2].outputs[0].text == "None there\n"
     assert path.read_bytes() == before
+
+
+def test_the_kernel_has_ended_when_the_run_is_over(tree):
+    run = lesson.execute(tree.notebook("04_vit", [code("import os\nprint(os.getpid())")]))
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(run.notebook.cells[2].outputs[0].text), 0)
 
 
 def test_a_new_lesson_takes_its_plan_and_is_exported_and_clean(tree):

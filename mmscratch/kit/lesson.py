@@ -94,7 +94,9 @@ def execute(
     seconds: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as sockets, contextlib.ExitStack() as stack:
         client = _client(notebook, path.resolve().parent, timeout, sockets)
-        stack.enter_context(client.setup_kernel(env={**inherited, **environment(threads), **(env or {})}))
+        settings = {**inherited, **environment(threads), **(env or {})}
+        # nbclient leaves a kernel alive whose manager it was given, unless told otherwise
+        stack.enter_context(client.setup_kernel(env=settings, cleanup_kc=True))
         for index, cell in enumerate(notebook.cells):
             if cell.cell_type != "code" or not cell.source.strip():
                 continue
