@@ -64,8 +64,8 @@ lesson: $(READY) ## execute one lesson and store its outputs: make lesson L=04
 export: $(READY) ## collect the export cells of all notebooks into mmscratch/*.py
 	$(PY) -m mmscratch.kit.export
 
-data: $(READY) ## rebuild the pictures in data/ from their sources (readers never need this)
-	@$(PY) -m mmscratch.kit.system noto-emoji
+data: $(READY) ## rebuild the pictures and the speech in data/ from their sources (readers never need this)
+	@$(PY) -m mmscratch.kit.system noto-emoji espeak-ng
 	$(PY) -m mmscratch.kit.make_data
 
 checkpoints: $(READY) ## retrain what ships in data/checkpoints

@@ -1,4 +1,4 @@
-"""What ships with the book: emoji in two drawing styles, photographs, checkpoints.
+"""What ships with the book: emoji in two drawing styles, photographs, speech, checkpoints.
 
 Every file under ``data/`` is listed in ``data/manifest.json`` with its sha256. :func:`path` hands out a file
 only after its checksum was verified; a missing or damaged one is fetched again from the book's repository.
@@ -373,6 +373,94 @@ def photos() -> list[Photo]:
         )
         for entry in entries
     ]
+
+
+# --------------------------------------------------------------------------------------------- speech
+
+
+@dataclass(frozen=True, eq=False)
+class Utterance:
+    """One spoken sentence or word.
+
+    Attributes:
+        text: what is said, as the tiny world writes it: lower case, "?" where it is a question.
+        voice: name of the synthetic voice, such as ``"en-us+f3"``.
+        split: ``"train"`` or ``"test"``; a voice is in one of the two only.
+        rate: samples a second.
+        waveform: float32 ``(L,)`` in [-1, 1].
+    """
+
+    text: str
+    voice: str
+    split: str
+    rate: int
+    waveform: Tensor
+
+    def __repr__(self) -> str:
+        return f"Utterance({self.text!r}, voice {self.voice!r}, {self.seconds:.2f} s)"
+
+    @property
+    def seconds(self) -> float:
+        """How long it lasts."""
+        return len(self.waveform) / self.rate
+
+
+def speech(*, voice: str | None = None, split: str | None = None, text: str | None = None) -> list[Utterance]:
+    """Return what the book's synthetic voices say, voice by voice and always in the same order.
+
+    Every voice says the same sentences of the tiny world and the digits from "zero" to "nine".
+
+    Args:
+        voice: only this voice, such as ``"en-us"``.
+        split: only the voices for ``"train"`` or for ``"test"``.
+        text: only this sentence, such as ``"seven"``.
+
+    Raises:
+        ValueError: nothing is spoken by that voice, in that split or with that text.
+    """
+    index = _speech_index(path("speech/speech.json"))
+    voices = [entry["name"] for entry in index["voices"]]
+    splits = list(dict.fromkeys(entry["split"] for entry in index["voices"]))
+    for name, wanted, there in (
+        ("voice", voice, voices),
+        ("split", split, splits),
+        ("text", text, index["texts"]),
+    ):
+        if wanted is not None and wanted not in there:
+            raise ValueError(f"{name} of speech must be one of {', '.join(map(repr, there))}, not {wanted!r}")
+    found = []
+    for entry in index["voices"]:
+        if voice not in (None, entry["name"]) or split not in (None, entry["split"]):
+            continue
+        waveform, start = _samples(path(entry["file"]), index["rate"]), 0
+        for spoken, end in zip(index["texts"], entry["ends"], strict=True):
+            if text in (None, spoken):
+                part = waveform[start:end].clone()  # the reader's own, to change at will
+                found.append(Utterance(spoken, entry["name"], entry["split"], index["rate"], part))
+            start = end
+    if not found:
+        theirs = next(entry["split"] for entry in index["voices"] if entry["name"] == voice)
+        raise ValueError(f"voice {voice!r} is in split {theirs!r}, not in {split!r}")
+    return found
+
+
+@functools.lru_cache(maxsize=2)
+def _speech_index(file: Path) -> dict[str, Any]:
+    return json.loads(file.read_text(encoding="utf-8"))
+
+
+@functools.lru_cache(maxsize=16)
+def _samples(file: Path, rate: int) -> Tensor:
+    """Decode one channel of FLAC: float32 ``(L,)``."""
+    import soundfile
+    import torch
+
+    samples, found = soundfile.read(file, dtype="float32")
+    if samples.ndim != 1 or found != rate:
+        raise DataError(
+            f"{file} holds {samples.shape} samples at {found} Hz; expected one channel at {rate} Hz"
+        )
+    return torch.from_numpy(samples)
 
 
 # ---------------------------------------------------------------------------------------- checkpoints

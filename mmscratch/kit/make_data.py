@@ -1,9 +1,10 @@
-"""Rebuild the pictures in ``data/`` from named, versioned and checksummed sources.
+"""Rebuild the pictures and the speech in ``data/`` from named, versioned and checksummed sources.
 
-    python -m mmscratch.kit.make_data [emoji] [photos] [manifest]     (default: everything)
+    python -m mmscratch.kit.make_data [emoji] [photos] [speech] [manifest]     (default: everything)
 
 Readers never need this: the results ship in the repository. The builder needs the extra ``data``, the Debian
-package fonts-noto-color-emoji and npm. With the pinned packages its output is the same to the byte.
+packages fonts-noto-color-emoji and espeak-ng, and npm. With the pinned packages its output is the same to the
+byte.
 """
 
 from __future__ import annotations
@@ -23,11 +24,13 @@ import tempfile
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmscratch.kit import system
 from mmscratch.kit.data import GROUPS, STYLES, TILE
 
 if TYPE_CHECKING:
+    import numpy as np
     from PIL import Image, ImageFont
 
 DATA = Path(__file__).resolve().parents[2] / "data"
@@ -412,6 +415,125 @@ def _jpeg(content: bytes) -> bytes:
     raise BuildError(f"a photograph does not fit into {PHOTO_BYTES:,} bytes at JPEG quality 62")
 
 
+# --------------------------------------------------------------------------------------------- speech
+
+ESPEAK_VERSION = "1.51"  # Debian's espeak-ng 1.51+dfsg-10+deb12u2
+ESPEAK_RATE = 22_050
+SPEECH_RATE = 16_000  # samples a second, what speech models read
+SPEECH_PEAK = 0.5  # of full scale; every utterance gets the same, since loudness says nothing about a voice
+SPEECH_MARGIN = 0.02  # seconds kept before the first and after the last sample above SPEECH_FLOOR
+SPEECH_FLOOR = 0.01  # of the utterance's peak: 40 dB below it
+
+
+class Voice(NamedTuple):
+    """How espeak-ng is asked to speak: `-v name -p pitch -s speed`, speed in words a minute."""
+
+    name: str
+    description: str
+    split: str
+    pitch: int = 50
+    speed: int = 180
+
+
+# the test voices speak with an accent and with vocal tract settings (after the +) that no training voice has
+VOICES = (
+    Voice("en-us", "American English, male", "train"),
+    Voice("en-us+f3", "American English, female", "train"),
+    Voice("en-gb+f4", "British English, female", "train"),
+    Voice("en-gb-scotland", "Scottish English, male", "train"),
+    Voice("en-029+m3", "Caribbean English, male", "test"),
+    Voice("en-gb-x-rp+f2", "British English, received pronunciation, female", "test"),
+)
+SENTENCES = (
+    "a small red circle left of a large blue star",
+    "a large green square above a small black cross",
+    "a small yellow triangle and a large purple ring",
+    "a small red circle moves left",
+    "a small orange star",
+    "a large cyan circle",
+    "a blue square on the left",
+    "what colour is the small ring?",
+    "what shape is the large object?",
+    "how many red objects are there?",
+    "is there a purple cross?",
+    "is the green star above the orange circle?",
+)
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def build_speech() -> None:
+    """Write ``speech/*.flac``, a voice each with its utterances end to end, and ``speech/speech.json``."""
+    _need("soundfile", "scipy")
+    check_espeak()
+    texts, voices, seconds = SENTENCES + DIGITS, [], 0.0
+    for voice in VOICES:
+        content, ends = speak_all(voice, texts)
+        file = f"speech/{voice.name.replace('+', '-')}.flac"
+        _write(DATA / file, content)
+        voices.append({**voice._asdict(), "file": file, "ends": ends})
+        seconds += ends[-1] / SPEECH_RATE
+    index = {
+        "program": f"espeak-ng {ESPEAK_VERSION}",
+        "made_with": f"scipy {version('scipy')}, soundfile {version('soundfile')}",
+        "rate": SPEECH_RATE,
+        "texts": texts,
+        "voices": voices,
+    }
+    # the texts and each voice on a line of its own
+    columns = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in index.items())
+    text = "{\n" + ",\n".join(columns).replace('}, {"name"', '},\n {"name"') + "\n}\n"
+    _write(DATA / "speech/speech.json", text.encode())
+    print(f"speech: {len(texts)} utterances by {len(voices)} voices, {seconds:.0f} s")
+
+
+def check_espeak() -> None:
+    """Refuse to go on without espeak-ng, or with another version of it, which speaks differently."""
+    if system.find("espeak-ng") is None:
+        raise BuildError(system.advice("espeak-ng"))
+    said = subprocess.run(["espeak-ng", "--version"], capture_output=True, text=True).stdout
+    found = re.search(r"\d+(\.\d+)+", said)
+    if found is None or found[0] != ESPEAK_VERSION:
+        raise BuildError(f"espeak-ng {ESPEAK_VERSION} is needed for the same speech, found: {said.strip()}")
+
+
+def speak_all(voice: Voice, texts: tuple[str, ...]) -> tuple[bytes, list[int]]:
+    """One voice's FLAC file, and the sample at which each utterance ends (where the next one begins)."""
+    import numpy as np
+    import soundfile
+
+    spoken = [_speak(voice, text) for text in texts]
+    stream = io.BytesIO()
+    samples = np.concatenate(spoken)
+    soundfile.write(stream, samples, SPEECH_RATE, format="FLAC", subtype="PCM_16", compression_level=1.0)
+    return stream.getvalue(), np.cumsum([len(each) for each in spoken]).tolist()
+
+
+def _speak(voice: Voice, text: str) -> np.ndarray:
+    """One utterance at SPEECH_RATE: (L,) int16, silence trimmed, its peak at SPEECH_PEAK."""
+    import numpy as np
+    import soundfile
+    from scipy.signal import resample_poly
+
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch) / "speech.wav"
+        options = ["-v", voice.name, "-p", str(voice.pitch), "-s", str(voice.speed), "-w", str(file)]
+        run = subprocess.run(["espeak-ng", *options, text], capture_output=True, text=True)
+        if run.returncode or not file.exists():
+            raise BuildError(
+                f"espeak-ng {' '.join(options[:6])} failed: {run.stderr.strip() or 'no message'}"
+            )
+        samples, rate = soundfile.read(file)
+    if rate != ESPEAK_RATE or samples.ndim != 1:
+        raise BuildError(
+            f"expected one channel at {ESPEAK_RATE} Hz of espeak-ng, got {samples.shape} at {rate}"
+        )
+    samples = resample_poly(samples, SPEECH_RATE // 50, ESPEAK_RATE // 50)
+    loud = np.flatnonzero(np.abs(samples) > SPEECH_FLOOR * np.abs(samples).max())
+    margin = round(SPEECH_MARGIN * SPEECH_RATE)
+    samples = samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+    return np.round(samples * (SPEECH_PEAK * 2**15 / np.abs(samples).max())).astype(np.int16)
+
+
 # ------------------------------------------------------------------------------------------- manifest
 
 
@@ -489,6 +611,14 @@ def _own_entries() -> dict[str, dict[str, str]]:
             "credit": "Multimodal from Scratch",
         },
     }
+    if (index := DATA / "speech/speech.json").exists():  # says itself what it was made with
+        speech = json.loads(index.read_text(encoding="utf-8"))
+        for file in ("speech/speech.json", *(voice["file"] for voice in speech["voices"])):
+            entries[file] = {
+                "licence": "CC-BY-4.0",
+                "origin": f"synthesised by this book with {speech['program']}; {speech['made_with']}",
+                "credit": "Multimodal from Scratch",
+            }
     for photo in PHOTOS:
         package = PHOTO_PACKAGES[photo["file"].partition("/")[0]]
         entries[f"photos/{photo['name']}.jpg"] = {
@@ -529,17 +659,21 @@ def _need(*modules: str) -> None:
 def main(arguments: list[str] | None = None) -> None:
     summary = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m mmscratch.kit.make_data", description=summary)
-    parser.add_argument("what", nargs="*", metavar="emoji | photos | manifest", help="default: everything")
+    parser.add_argument(
+        "what", nargs="*", metavar="emoji | photos | speech | manifest", help="default: everything"
+    )
     parser.add_argument("--font", type=Path, default=FONT, help="where NotoColorEmoji.ttf lies")
     parser.add_argument("--openmoji", type=Path, help=f"the archive that `npm pack {OPENMOJI}` gives")
     options = parser.parse_args(arguments)
-    if unknown := set(options.what) - {"emoji", "photos", "manifest"}:
-        parser.error(f"expected emoji, photos or manifest, not {', '.join(sorted(unknown))}")
-    what = options.what or ["emoji", "photos"]
+    if unknown := set(options.what) - {"emoji", "photos", "speech", "manifest"}:
+        parser.error(f"expected emoji, photos, speech or manifest, not {', '.join(sorted(unknown))}")
+    what = options.what or ["emoji", "photos", "speech"]
     if "emoji" in what:
         build_emoji(options.font, options.openmoji)
     if "photos" in what:
         build_photos()
+    if "speech" in what:
+        build_speech()
     write_manifest()
 
 
