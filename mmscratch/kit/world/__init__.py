@@ -1,9 +1,9 @@
 """The tiny world: a few coloured shapes on a light ground, and everything that is true about them.
 
-Scenes are batches of numbers (`Scenes`); pictures, boxes, masks, captions, questions and answers are all
-computed from them, so every claim a model makes can be checked. Lengths are in units of the picture's side,
-x grows to the right and y grows downwards, as in an image. Words of this world live in `VOCABULARY` and are
-read by `Tokeniser`; a sibling (motion, charts, pages, sound, screens) reuses both and brings its own words.
+Scenes are batches of numbers (`Scenes`); pictures, boxes, masks, captions, questions, answers and films are
+all computed from them, so every claim a model makes can be checked. Lengths are in units of the picture's
+side, x grows to the right and y grows downwards, as in an image. Words of this world live in `VOCABULARY` and
+are read by `Tokeniser`; a sibling (charts, pages, sound, screens) reuses both and brings its own words.
 
     g = torch.Generator().manual_seed(0)
     scenes = world.sample(512, generator=g, split="train")
@@ -11,9 +11,11 @@ read by `Tokeniser`; a sibling (motion, charts, pages, sound, screens) reuses bo
     texts = world.captions(scenes)                   # "a small red ring left of a large blue star"
     asked = world.questions(scenes, generator=g)     # .text, .answer, .kind, .scene
     ids = world.Tokeniser().encode(texts)            # (512, T)
+    films = world.film(64, generator=g)              # .video (64, 16, 3, 32, 32), .motions, .captions()
 """
 
 from .captions import captions
+from .motion import MOTIONS, Film, film
 from .pictures import boxes, masks, render
 from .questions import ANSWERS, KINDS, Questions, questions
 from .scenes import Scenes, Thing, sample
@@ -38,10 +40,12 @@ __all__ = [
     "BIG_RADII",
     "COLOURS",
     "COLOUR_NAMES",
+    "Film",
     "HALVES",
     "HELD_OUT",
     "KINDS",
     "MAX_OBJECTS",
+    "MOTIONS",
     "NUMBERS",
     "Questions",
     "RADII",
@@ -56,6 +60,7 @@ __all__ = [
     "VOCABULARY",
     "boxes",
     "captions",
+    "film",
     "masks",
     "questions",
     "render",

@@ -35,12 +35,12 @@ def _canonical(scene: list[Thing]) -> str:
             columns.append([thing])
     for column in columns:
         column.sort(key=lambda t: t.y)
-    return " left of ".join(" above ".join(_phrase(t, True) for t in column) for column in columns)
+    return " left of ".join(" above ".join(describe(t) for t in column) for column in columns)
 
 
 def _varied(scene: list[Thing], rng: random.Random) -> str:
     scene = rng.sample(scene, len(scene))
-    phrases = [_phrase(t, rng.random() < 0.5) for t in scene]
+    phrases = [describe(t, rng.random() < 0.5) for t in scene]
     start = rng.choice(("", "there is ", "a picture of "))
     if len(scene) == 1:
         halves = true_halves(scene[0], CAPTION_MARGIN)
@@ -56,7 +56,8 @@ def _varied(scene: list[Thing], rng: random.Random) -> str:
     return text
 
 
-def _phrase(thing: Thing, with_size: bool) -> str:
+def describe(thing: Thing, with_size: bool = True) -> str:
+    """The object with its article, such as "a small red ring"."""
     if with_size:
         return f"a {thing.size} {thing.colour} {thing.shape}"
     return f"{article(thing.colour)} {thing.colour} {thing.shape}"

@@ -168,10 +168,7 @@ def sample(
         got = getattr(generator, "device", generator)
         raise ValueError(f"expected a torch.Generator on the CPU (one per purpose, seeded), got {got!r}")
 
-    # The split enters the stream's seed: the same generator gives every split other scenes.
-    seed = int(torch.randint(2**62, (), generator=generator))
-    stream = torch.Generator().manual_seed((seed + SPLITS.index(split) * 0x9E3779B9) % 2**62)
-
+    stream = split_stream(generator, split)
     count = torch.randint(min_objects, max_objects + 1, (n, 1), generator=stream)
     present = torch.arange(max_objects) < count
 
@@ -197,17 +194,27 @@ def sample(
     absent = ~present
     radius = radius.masked_fill(absent, 0.0)
     xy = _place(radius, present, stream)
-    odd = int(split in ("test", "heldout"))
-    x = (2 * (xy[..., 0] * 2**19).floor() + odd) * 2.0**-20  # exact in float32
     return Scenes(
         shape=(pair % len(SHAPES)).masked_fill(absent, -1),
         colour=(pair // len(SHAPES)).masked_fill(absent, -1),
         size=torch.tensor([SIZES.index(name) for name in names])[which].masked_fill(absent, -1),
-        x=x.masked_fill(absent, 0.0),
+        x=on_steps(xy[..., 0], split).masked_fill(absent, 0.0),
         y=xy[..., 1].masked_fill(absent, 0.0),
         radius=radius,
         background=0.93 + 0.07 * torch.rand(n, 3, generator=stream),
     )
+
+
+def split_stream(generator: torch.Generator, split: str) -> torch.Generator:
+    """A generator of its own for each split: the same state of `generator` gives every split other scenes."""
+    seed = int(torch.randint(2**62, (), generator=generator))
+    return torch.Generator().manual_seed((seed + SPLITS.index(split) * 0x9E3779B9) % 2**62)
+
+
+def on_steps(x: Tensor, split: str) -> Tensor:
+    """x moved by less than 2^-19 to the steps that belong to its split; exact in float32."""
+    odd = int(split in ("test", "heldout"))
+    return (2 * (x * 2**19).floor() + odd) * 2.0**-20
 
 
 def _place(radius: Tensor, present: Tensor, generator: torch.Generator) -> Tensor:

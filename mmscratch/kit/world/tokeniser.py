@@ -10,7 +10,7 @@ from .questions import ANSWERS
 from .words import PLURALS
 
 SPECIALS = ("<pad>", "<bos>", "<eos>", "<image>", "<unk>")
-# Every word of captions, questions and answers; append only, so that numbers in checkpoints stay valid.
+# Every word that this world speaks and is asked; append only, so that numbers in checkpoints stay valid.
 VOCABULARY = tuple(
     dict.fromkeys(
         [
@@ -18,6 +18,7 @@ VOCABULARY = tuple(
             *"object colour shape size top bottom half".split(),
             *"a an the and of is are there what where how many in on at picture relative to".split(),
             *"larger smaller than same".split(), "?", ",",
+            *"moves stays still up down".split(),
         ]
     )
 )  # fmt: skip
