@@ -439,7 +439,7 @@ class Voice(NamedTuple):
 VOICES = (
     Voice("en-us", "American English, male", "train"),
     Voice("en-us+f3", "American English, female", "train"),
-    Voice("en-gb+f4", "British English, female", "train"),
+    Voice("en+f1", "British English, female", "train"),  # after "en-gb", espeak-ng drops the setting silently
     Voice("en-gb-scotland", "Scottish English, male", "train"),
     Voice("en-029+m3", "Caribbean English, male", "test"),
     Voice("en-gb-x-rp+f2", "British English, received pronunciation, female", "test"),
@@ -527,10 +527,10 @@ def _speak(voice: Voice, text: str) -> np.ndarray:
         raise BuildError(
             f"expected one channel at {ESPEAK_RATE} Hz of espeak-ng, got {samples.shape} at {rate}"
         )
-    samples = resample_poly(samples, SPEECH_RATE // 50, ESPEAK_RATE // 50)
+    margin = round(SPEECH_MARGIN * SPEECH_RATE)  # espeak-ng starts some vowels at its first sample
+    samples = np.pad(resample_poly(samples, SPEECH_RATE // 50, ESPEAK_RATE // 50), margin)
     loud = np.flatnonzero(np.abs(samples) > SPEECH_FLOOR * np.abs(samples).max())
-    margin = round(SPEECH_MARGIN * SPEECH_RATE)
-    samples = samples[max(0, loud[0] - margin) : loud[-1] + 1 + margin]
+    samples = samples[loud[0] - margin : loud[-1] + 1 + margin]
     return np.round(samples * (SPEECH_PEAK * 2**15 / np.abs(samples).max())).astype(np.int16)
 
 
