@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
+from html.parser import HTMLParser
 
 import matplotlib
 import nbformat
@@ -192,6 +195,105 @@ def test_live_figure_needs_its_texts(missing):
         figures.live(chart(), **{**TEXTS, missing: " "})
     with pytest.raises(ValueError, match="'line'"):
         figures.live(chart(), **{**TEXTS, "name": "line"})
+
+
+# sound
+
+
+def tone(seconds: float = 1.6, rate: int = 16_000, peak: float = 0.5) -> torch.Tensor:
+    time = torch.arange(round(seconds * rate)) / rate
+    return peak * torch.sin(2 * torch.pi * 440 * time)
+
+
+class Player(HTMLParser):
+    """The attributes of each tag, and the text outside the player."""
+
+    def __init__(self, page: str):
+        super().__init__()
+        self.tags, self.text = {}, ""
+        self.feed(page)
+
+    def handle_starttag(self, tag, attributes):
+        assert tag not in self.tags
+        self.tags[tag] = dict(attributes)
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def heard(sound: figures.Sound) -> tuple[np.ndarray, int]:
+    import soundfile
+
+    kind, _, content = Player(sound._repr_html_()).tags["audio"]["src"].partition(",")
+    assert kind == "data:audio/flac;base64"
+    return soundfile.read(io.BytesIO(base64.b64decode(content, validate=True)), dtype="float32")
+
+
+def test_sound_is_played_as_it_is():
+    waveform = tone()
+    samples, rate = heard(figures.audio(waveform, 16_000, label="a tone"))
+    assert rate == 16_000 and samples.shape == (25_600,)
+    assert np.abs(samples - waveform.numpy()).max() <= 2**-16 + 1e-9
+    again, _ = heard(figures.audio(samples, 16_000, label="a tone"))  # an array, already in 16 bits
+    assert np.array_equal(samples, again)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_sound_takes_any_floating_tensor_with_a_gradient_or_without(dtype):
+    waveform = tone(0.1).to(dtype).requires_grad_()
+    samples, _ = heard(figures.audio(waveform, 16_000, label="a tone"))
+    assert np.abs(samples - tone(0.1).numpy()).max() < 2e-3
+
+
+def test_full_scale_does_not_wrap_around():
+    samples, _ = heard(figures.audio(torch.tensor([1.0, -1.0]), 8000, label="two samples"))
+    assert samples.tolist() == [1 - 2**-15, -1.0]
+
+
+def test_player_has_a_name_works_without_scripts_and_loads_nothing():
+    sound = figures.audio(tone(), 16_000, label='"red" & <blue>', caption="Listen for 2 > 1.")
+    page = Player(sound._repr_html_())
+    player = page.tags["audio"]
+    assert "controls" in player and player["preload"] == "none" and "autoplay" not in player
+    assert player["aria-label"] == '"red" & <blue>'
+    assert "max-width: 100%" in player["style"]
+    assert page.text.endswith('"red" & <blue> (1.6 s). Listen for 2 > 1.')
+    assert set(page.tags) == {"figure", "audio", "figcaption", "strong"}
+    assert not re.search(r"<script|\son\w+=|https?:", sound._repr_html_())
+    assert repr(sound) == 'sound: "red" & <blue>, 1.6 s at 16000 Hz'
+    assert repr(figures.audio(tone(0.05), 16_000, label="a click")) == "sound: a click, 0.05 s at 16000 Hz"
+
+
+def test_even_noise_stays_small_in_a_notebook_and_comes_out_the_same_every_time():
+    noise = 2 * torch.rand(25_600, generator=torch.Generator().manual_seed(0)) - 1
+    first, second = (figures.audio(noise, 16_000, label="noise")._repr_html_() for _ in range(2))
+    assert first == second and len(first) < 80_000
+
+
+def test_sound_is_shown_by_a_notebook():
+    from IPython.core.formatters import DisplayFormatter
+
+    data, _ = DisplayFormatter().format(figures.audio(tone(0.1), 16_000, label="a tone"))
+    assert data["text/plain"].startswith("sound: a tone") and data["text/html"].startswith("<figure")
+
+
+@pytest.mark.parametrize(
+    ("waveform", "rate", "label", "message"),
+    [
+        (torch.zeros(2, 100), 16_000, "x", r"\(L,\) floating, L >= 1, got shape \(2, 100\)"),
+        (torch.zeros(0), 16_000, "x", r"got shape \(0,\)"),
+        (torch.zeros(9, dtype=torch.int16), 16_000, "x", "floating.* of int16"),
+        (torch.zeros(9), 0, "x", "from 1 to 655,350, got 0"),
+        (torch.zeros(9), 16_000.0, "x", "whole number of samples a second .* got 16000.0"),
+        (torch.zeros(9), 10**6, "x", "got 1000000"),
+        (torch.tensor([0.0, float("nan"), float("inf")]), 16_000, "x", "finite samples, got 2 that are not"),
+        (torch.tensor([0.0, -1.5]), 16_000, "x", r"in \[-1, 1\], got one of size 1.5"),
+        (torch.zeros(9), 16_000, " ", "needs a label, got ' '"),
+    ],
+)
+def test_player_refuses_what_cannot_be_played(waveform, rate, label, message):
+    with pytest.raises(ValueError, match=message):
+        figures.audio(waveform, rate, label=label)
 
 
 # quiz
