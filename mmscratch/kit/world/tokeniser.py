@@ -18,7 +18,7 @@ VOCABULARY = tuple(
             *"object colour shape size top bottom half".split(),
             *"a an the and of is are there what where how many in on at picture relative to".split(),
             *"larger smaller than same".split(), "?", ",",
-            *"moves stays still up down".split(),
+            *"moves stays still up down".split(), ".",
         ]
     )
 )  # fmt: skip
