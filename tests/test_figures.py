@@ -257,7 +257,7 @@ def test_player_has_a_name_works_without_scripts_and_loads_nothing():
     assert "controls" in player and player["preload"] == "none" and "autoplay" not in player
     assert player["aria-label"] == '"red" & <blue>'
     assert "max-width: 100%" in player["style"]
-    assert page.text.endswith('"red" & <blue> (1.6 s). Listen for 2 > 1.')
+    assert page.text.endswith('"red" & <blue> (1.6\u00a0s). Listen for 2 > 1.')
     assert set(page.tags) == {"figure", "audio", "figcaption", "strong"}
     assert not re.search(r"<script|\son\w+=|https?:", sound._repr_html_())
     assert repr(sound) == 'sound: "red" & <blue>, 1.6 s at 16000 Hz'

@@ -384,7 +384,9 @@ def audio(waveform: Any, rate: int, *, label: str, caption: str = "") -> Sound:
     seconds = len(samples) / rate
     duration = f"{seconds:.1f} s" if seconds >= 1 else f"{seconds:.2g} s"
     name = html.escape(label)
-    said = f"<strong>{name}</strong> ({duration})" + (f". {html.escape(caption)}" if caption.strip() else "")
+    said = f"<strong>{name}</strong> ({duration.replace(' ', '&nbsp;')})" + (
+        f". {html.escape(caption)}" if caption.strip() else ""
+    )
     player = (
         f'<figure class="sound" style="margin: 1em 0">'
         f'<audio controls preload="none" aria-label="{name}" src="{address}" style="max-width: 100%">'
