@@ -529,7 +529,8 @@ def test_every_sentence_survives_the_round_trip_without_unknown_words():
     asked = world.questions(scenes, n=6000, generator=generator())
     varied = world.captions(scenes, style="varied", generator=generator())
     films = world.film(300, generator=generator(), frames=2, image_size=4, max_objects=2).captions()
-    texts = [*world.captions(scenes), *varied, *asked.text, *asked.answer, *films]
+    read = [f"{caption}. {question}" for caption, question in zip(varied, asked.text, strict=False)]
+    texts = [*world.captions(scenes), *varied, *asked.text, *asked.answer, *films, *read]
     tokeniser = world.Tokeniser()
     ids = tokeniser.encode(texts, bos=True, eos=True)
     assert not (ids == tokeniser.unk).any()
