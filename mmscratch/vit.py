@@ -5,25 +5,33 @@ Collected from notebooks/04_vision_transformer.ipynb by `make export`: edit the 
 
 import copy
 import math
-import re
-from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
-from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from mmscratch.transformer import (
+    ACTIVATIONS,
+    Block,
+    BlockConfig,
+    CrossAttention,
+    FeedForward,
+    check_type,
+    head_width,
+    load_mapped,
+    make_norm,
+    pick,
+    split_queries,
+)
+
 __all__ = [
-    "ACTIVATIONS",
-    "Attention",
     "AttentionPooling",
-    "Block",
     "ConvStem",
     "FROM_MAE",
+    "FROM_SIGLIP",
     "FROM_TORCHVISION",
     "FROM_TRANSFORMERS",
-    "FeedForward",
     "Head",
     "IN_BLOCK",
     "MaskedAutoencoder",
@@ -33,27 +41,23 @@ __all__ = [
     "Tokens",
     "ViTConfig",
     "VisionTransformer",
-    "check_type",
     "conv_stem",
     "count_macs",
     "count_parameters",
+    "flatten_patches",
     "from_torchvision",
     "from_transformers",
-    "gelu_tanh",
     "initialise",
     "interpolate_positions",
-    "load_mapped",
     "mae_from_transformers",
     "pair",
     "patch_grid",
     "patchify",
-    "pick",
     "pooling_from_transformers",
     "position_table",
-    "quick_gelu",
+    "projected",
     "random_mask",
     "rope_2d",
-    "rotate",
     "shared_options",
     "sincos_2d",
     "unpatchify",
@@ -162,114 +166,26 @@ def rope_2d(grid: tuple[int, int], head_dim: int, *, prefix: int = 0, theta: flo
     return torch.stack([angles.cos(), angles.sin()])
 
 
-def rotate(x: Tensor, rope: Tensor) -> Tensor:
-    """Turn channel pairs (i, i + d/2) of x (B, h, N, d) by the angles behind rope (2, N, d)."""
-    cos, sin = rope
-    left, right = x.chunk(2, dim=-1)
-    return x * cos + torch.cat([-right, left], dim=-1) * sin
-
-
-class Attention(nn.Module):
-    """Multi-head self-attention, every token to every token (Vaswani et al. 2017, sec. 3.2).
-
-    x (B, N, D) -> (B, N, D); rope (2, N, d) turns queries and keys by their place in the picture.
-    """
-
-    def __init__(self, dim: int, *, num_heads: int, head_dim: int | None = None, qkv_bias: bool = True):
-        super().__init__()
-        if head_dim is None and (num_heads < 1 or dim % num_heads):
-            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
-        self.num_heads, self.head_dim = num_heads, head_dim or dim // num_heads
-        self.qkv = nn.Linear(dim, 3 * num_heads * self.head_dim, bias=qkv_bias)
-        self.out = nn.Linear(num_heads * self.head_dim, dim)
-        self.dropout = 0.0
-
-    def project(self, x: Tensor, rope: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values, each (B, h, N, d)."""
-        B, N, _ = x.shape
-        q, k, v = self.qkv(x).view(B, N, 3, self.num_heads, self.head_dim).permute(2, 0, 3, 1, 4)
-        return (q, k, v) if rope is None else (rotate(q, rope), rotate(k, rope), v)
-
-    def weights(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        """softmax(q k^T / sqrt(d)) written out, to look at: (B, h, N, N), every row sums to one."""
-        q, k, _ = self.project(x, rope)
-        return (q @ k.transpose(-2, -1) / math.sqrt(self.head_dim)).softmax(dim=-1)
-
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        q, k, v = self.project(x, rope)
-        x = F.scaled_dot_product_attention(q, k, v, dropout_p=self.dropout if self.training else 0.0)
-        return self.out(x.transpose(1, 2).flatten(2))  # (B, N, D)
-
-
-def quick_gelu(x: Tensor) -> Tensor:
-    """x * sigmoid(1.702 x), a cheaper stand-in for GELU (Hendrycks & Gimpel 2016, sec. 2)."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-gelu_tanh = partial(F.gelu, approximate="tanh")
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "gelu": F.gelu, "gelu_new": gelu_tanh, "gelu_pytorch_tanh": gelu_tanh, "quick_gelu": quick_gelu,
-    "relu": F.relu, "silu": F.silu, "tanh": torch.tanh,
-}  # fmt: skip
-
-
-def pick(what: str, name: str, choices: Collection[str]) -> str:
-    """`name` if it is one of `choices`, else a ValueError that lists them."""
-    if name not in choices:
-        raise ValueError(f"expected {what} to be one of {', '.join(choices)}, got {name!r}")
-    return name
-
-
-class FeedForward(nn.Module):
-    """Two linear maps with a GELU between, the same for every token: (B, N, D) -> (B, N, D).
-
-    `gated` multiplies two branches instead (SwiGLU, as in the largest DINOv2).
-    """
-
-    def __init__(self, dim: int, *, hidden: int, act: str = "gelu", gated: bool = False):
-        super().__init__()
-        self.gated, self.act = gated, ACTIVATIONS[pick("act", act, ACTIVATIONS)]
-        self.fc1 = nn.Linear(dim, 2 * hidden if gated else hidden)
-        self.fc2 = nn.Linear(hidden, dim)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.fc1(x)
-        if self.gated:
-            gate, value = h.chunk(2, dim=-1)
-            return self.fc2(self.act(gate) * value)
-        return self.fc2(self.act(h))
-
-
 @dataclass(kw_only=True)
-class ViTConfig:
+class ViTConfig(BlockConfig):
     """Every knob of a vision transformer, with the defaults of Dosovitskiy et al. (2021)."""
 
     image_size: Size
     patch_size: Size
-    dim: int
     depth: int
-    num_heads: int
-    head_dim: int | None = None  # default: dim / num_heads
-    mlp_dim: int | None = None  # default: 4 * dim
     num_classes: int = 0  # 0: no head, the model returns pooled features
     in_channels: int = 3
     position: str = "learned"  # none, learned, sincos, rope
     pooling: str = "cls"  # cls, mean, map
     class_token: bool | None = None  # default: only where the pooling reads it
     num_registers: int = 0
-    qkv_bias: bool = True
     patch_bias: bool = True
-    act: str = "gelu"
-    gated: bool = False  # SwiGLU feed-forward
     norm_eps: float = 1e-6
-    pre_norm: bool = False  # a LayerNorm before the first block, as in CLIP
-    layer_scale: float | None = None  # start value of a learned factor on each branch
+    pre_norm: bool = False  # a norm before the first block, as in CLIP
     representation_size: int | None = None  # width of a hidden layer before the head
     representation_act: str = "tanh"
     antialias: bool = False  # when positions are interpolated
     rope_theta: float = 100.0
-    dropout: float = 0.0
-    attention_dropout: float = 0.0
 
     def __post_init__(self):
         pick("position", self.position, ("none", "learned", "sincos", "rope"))
@@ -278,32 +194,8 @@ class ViTConfig:
             self.class_token = self.pooling == "cls"
         if self.pooling == "cls" and not self.class_token:
             raise ValueError("pooling 'cls' reads the class token, but class_token is False")
-
-
-class Block(nn.Module):
-    """Pre-norm block: x + Attention(LN x), then x + MLP(LN x) (Dosovitskiy et al. 2021, eq. 2 and 3).
-
-    x (B, N, D) -> (B, N, D). Layer scale multiplies each branch by a learned vector (Touvron et al. 2021).
-    """
-
-    def __init__(self, c: ViTConfig):
-        super().__init__()
-        self.norm1 = nn.LayerNorm(c.dim, eps=c.norm_eps)
-        self.attention = Attention(c.dim, num_heads=c.num_heads, head_dim=c.head_dim, qkv_bias=c.qkv_bias)
-        self.attention.dropout = c.attention_dropout
-        self.norm2 = nn.LayerNorm(c.dim, eps=c.norm_eps)
-        self.mlp = FeedForward(c.dim, hidden=c.mlp_dim or 4 * c.dim, act=c.act, gated=c.gated)
-        self.dropout = nn.Dropout(c.dropout)
-        self.scale1 = self.scale2 = None
-        if c.layer_scale is not None:
-            self.scale1 = nn.Parameter(torch.full((c.dim,), float(c.layer_scale)))
-            self.scale2 = nn.Parameter(torch.full((c.dim,), float(c.layer_scale)))
-
-    def forward(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
-        h = self.dropout(self.attention(self.norm1(x), rope))
-        x = x + h if self.scale1 is None else torch.addcmul(x, h, self.scale1)
-        h = self.dropout(self.mlp(self.norm2(x)))
-        return x + h if self.scale2 is None else torch.addcmul(x, h, self.scale2)
+        if self.cross:
+            raise ValueError("a vision transformer reads no context, got cross=True")
 
 
 def position_table(kind: str, grid: tuple[int, int], dim: int, *, class_token: bool) -> nn.Parameter | None:
@@ -361,19 +253,13 @@ class AttentionPooling(nn.Module):
 
     def __init__(self, dim: int, *, num_heads: int, hidden: int, act: str = "gelu", norm_eps: float = 1e-6):
         super().__init__()
-        if num_heads < 1 or dim % num_heads:
-            raise ValueError(f"dim {dim} is not a multiple of num_heads {num_heads}")
-        self.num_heads = num_heads
         self.probe = nn.Parameter(torch.randn(1, 1, dim) * dim**-0.5)
-        self.q, self.kv, self.out = nn.Linear(dim, dim), nn.Linear(dim, 2 * dim), nn.Linear(dim, dim)
+        self.cross = CrossAttention(dim, num_heads=num_heads)
         self.norm = nn.LayerNorm(dim, eps=norm_eps)
         self.mlp = FeedForward(dim, hidden=hidden, act=act)
 
     def forward(self, x: Tensor) -> Tensor:
-        B, N, D = x.shape
-        q = self.q(self.probe).view(1, 1, self.num_heads, -1).transpose(1, 2).expand(B, -1, -1, -1)
-        k, v = self.kv(x).view(B, N, 2, self.num_heads, -1).permute(2, 0, 3, 1, 4)  # each (B, h, N, d)
-        x = self.out(F.scaled_dot_product_attention(q, k, v).reshape(B, D))
+        x = self.cross(self.probe.expand(len(x), -1, -1), x)[:, 0]  # (B, D)
         return x + self.mlp(self.norm(x))
 
 
@@ -432,12 +318,13 @@ class VisionTransformer(nn.Module):
         super().__init__()
         c = self.config = ViTConfig(image_size=image_size, **options)
         self.num_prefix = int(c.class_token) + c.num_registers
-        if c.position == "rope" and (width := c.head_dim or c.dim // c.num_heads) % 4:
-            raise ValueError(f"axial RoPE needs head_dim to be a multiple of 4, got {width}")
+        self.head_dim = head_width(c.dim, c.num_heads, c.head_dim)
+        if c.position == "rope" and self.head_dim % 4:
+            raise ValueError(f"axial RoPE needs head_dim to be a multiple of 4, got {self.head_dim}")
         self.tokens = Tokens(c, stem)
-        self.pre_norm = nn.LayerNorm(c.dim, eps=c.norm_eps) if c.pre_norm else nn.Identity()
+        self.pre_norm = make_norm(c.norm, c.dim, c.norm_eps) if c.pre_norm else nn.Identity()
         self.blocks = nn.ModuleList(Block(c) for _ in range(c.depth))
-        self.norm = nn.LayerNorm(c.dim, eps=c.norm_eps)
+        self.norm = make_norm(c.norm, c.dim, c.norm_eps)
         self.pool = Pooling(c, self.num_prefix)
         self.head = Head(c)
         initialise(self)
@@ -447,8 +334,7 @@ class VisionTransformer(nn.Module):
         if self.config.position != "rope":
             return None
         grid = patch_grid(images.shape[2], images.shape[3], self.config.patch_size)
-        head_dim = self.config.head_dim or self.config.dim // self.config.num_heads
-        return rope_2d(grid, head_dim, prefix=self.num_prefix, theta=self.config.rope_theta).to(images)
+        return rope_2d(grid, self.head_dim, prefix=self.num_prefix, theta=self.config.rope_theta).to(images)
 
     def encode(self, x: Tensor, rope: Tensor | None = None) -> Tensor:
         """Blocks and final norm over a token sequence: (B, N, D) -> (B, N, D)."""
@@ -465,18 +351,24 @@ class VisionTransformer(nn.Module):
         return self.head(self.pool(self.forward_features(images)))
 
 
+def projected(c: ViTConfig) -> tuple[int, int]:
+    """Width of all heads together, and of queries, keys and values in one projection."""
+    width = head_width(c.dim, c.num_heads, c.head_dim)
+    return c.num_heads * width, (c.num_heads + 2 * (c.num_kv_heads or c.num_heads)) * width
+
+
 def count_parameters(c: ViTConfig) -> int:
     """Learned numbers in a vision transformer, by arithmetic (fixed tables and stems not counted)."""
     N = math.prod(patch_grid(*pair(c.image_size), c.patch_size))
-    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
-    gates = 2 if c.gated else 1
-    mlp = gates * (D * H + H) + H * D + D
-    attention = D * 3 * inner + 3 * inner * c.qkv_bias + inner * D + D
-    block = 4 * D + attention + mlp + (2 * D if c.layer_scale is not None else 0)
-    total = c.in_channels * math.prod(pair(c.patch_size)) * D + D * c.patch_bias
+    D, H, (inner, fused) = c.dim, c.mlp_dim or 4 * c.dim, projected(c)
+    norm = D * (1 if c.norm == "rms" else 2)
+    attention = (D + c.qkv_bias) * fused + (inner + c.out_bias) * D
+    mlp = (D + c.mlp_bias) * H * (1 + c.gated) + (H + c.mlp_bias) * D
+    block = 2 * norm + attention + mlp + 2 * D * (c.layer_scale is not None)
+    total = (c.in_channels * math.prod(pair(c.patch_size)) + c.patch_bias) * D
     total += D * (bool(c.class_token) + c.num_registers)
     total += D * (N + bool(c.class_token)) * (c.position == "learned")
-    total += c.depth * block + 2 * D * (1 + c.pre_norm)
+    total += c.depth * block + norm * (1 + c.pre_norm)
     if c.pooling == "map":
         total += D + 4 * (D * D + D) + 2 * D + (2 * D * H + H + D)  # its feed-forward is never gated
     width = c.representation_size or D
@@ -488,46 +380,21 @@ def count_macs(c: ViTConfig, image_size: Size | None = None) -> dict[str, int]:
     """Multiply-adds for one picture, by part: 12 N D^2 + 2 N^2 D per block for the usual shape."""
     N = math.prod(patch_grid(*pair(image_size or c.image_size), c.patch_size))
     T = N + bool(c.class_token) + c.num_registers
-    D, H, inner = c.dim, c.mlp_dim or 4 * c.dim, c.num_heads * (c.head_dim or c.dim // c.num_heads)
+    D, H, (inner, fused) = c.dim, c.mlp_dim or 4 * c.dim, projected(c)
     pool = 2 * D * D * (N + 1) + 2 * N * D + 2 * D * H if c.pooling == "map" else 0
     return {
         "patches": N * c.in_channels * math.prod(pair(c.patch_size)) * D,
-        "projections": c.depth * T * 4 * D * inner,
+        "projections": c.depth * T * D * (fused + inner),
         "attention": c.depth * 2 * T * T * inner,
         "mlp": c.depth * T * (3 if c.gated else 2) * D * H,
         "head": pool + D * (c.representation_size or 0) + (c.representation_size or D) * c.num_classes,
     }
 
 
-def load_mapped(reference: nn.Module, model: nn.Module, rules: dict[str, str], stem: str = "") -> nn.Module:
-    """Rename the reference's weights by `rules`, fuse what we fuse, and load them strictly into `model`.
-
-    Names that a rule empties are left out. Device, dtype and train/eval mode follow the reference.
-    """
-    state = {}
-    for name, value in reference.state_dict().items():
-        for pattern, replacement in rules.items():
-            name = re.sub(pattern, replacement, name)
-        if name and value.numel():
-            state[name] = value.detach().clone()
-    for name in [name for name in state if ".q_proj." in name]:
-        parts = [state.pop(name.replace(".q_proj.", f".{part}_proj.")) for part in "qkv"]
-        state[name.replace(".q_proj.", ".qkv.")] = torch.cat(parts)
-    for name in [name for name in state if ".gate_proj." in name]:
-        parts = [state.pop(name), state.pop(name.replace(".gate_proj.", ".up_proj."))]
-        state[name.replace(".gate_proj.", ".fc1.")] = torch.cat(parts)
+def flatten_patches(state: dict[str, Tensor]) -> None:
+    """A convolution of kernel = stride = P is a linear map of flattened patches."""
     for name in [name for name in state if name.endswith("tokens.embed.linear.weight")]:
-        state[name] = state[name].flatten(1)  # a convolution of kernel = stride = P is a linear map
-    model.to(next(reference.parameters())).load_state_dict(state, strict=True)
-    return model.train(reference.training)
-
-
-def check_type(model: nn.Module, *names: str) -> str:
-    """The first of `names` that is the model's class or a base of it; else TypeError. Imports no library."""
-    for name in names:
-        if any(cls.__name__ == name for cls in type(model).__mro__):
-            return name
-    raise TypeError(f"expected {' or '.join(names)}, got {type(model).__name__}")
+        state[name] = state[name].flatten(1)
 
 
 FROM_TORCHVISION = {
@@ -570,7 +437,7 @@ def from_torchvision(model: nn.Module) -> VisionTransformer:
         attention_dropout=model.attention_dropout,
         stem=None if isinstance(model.conv_proj, nn.Conv2d) else ConvStem(copy.deepcopy(model.conv_proj)),
     )
-    return load_mapped(model, ours, FROM_TORCHVISION)
+    return load_mapped(model, ours, FROM_TORCHVISION, flatten_patches)
 
 
 IN_BLOCK = {
@@ -638,7 +505,15 @@ def from_transformers(model: nn.Module) -> VisionTransformer:
             options["num_classes"] = c.num_labels
         elif model.pooler is not None:
             options |= {"representation_size": c.pooler_output_size, "representation_act": c.pooler_act}
-    return load_mapped(model, VisionTransformer(pair(c.image_size), **options), FROM_TRANSFORMERS)
+    ours = VisionTransformer(pair(c.image_size), **options)
+    return load_mapped(model, ours, FROM_TRANSFORMERS, flatten_patches)
+
+
+FROM_SIGLIP = {
+    r"^attention\.in_proj_": "cross.qkv.",
+    r"^attention\.out_proj": "cross.out",
+    r"^layernorm": "norm",
+}
 
 
 def pooling_from_transformers(head: nn.Module) -> AttentionPooling:
@@ -649,13 +524,7 @@ def pooling_from_transformers(head: nn.Module) -> AttentionPooling:
         c.hidden_size, num_heads=c.num_attention_heads, hidden=c.intermediate_size, act=c.hidden_act,
         norm_eps=c.layer_norm_eps,
     )  # fmt: skip
-    state = {name.replace("layernorm", "norm"): value for name, value in head.state_dict().items()}
-    for leaf in ("weight", "bias"):
-        fused = state.pop(f"attention.in_proj_{leaf}")  # rows: q, k, v
-        state[f"q.{leaf}"], state[f"kv.{leaf}"] = fused[: c.hidden_size], fused[c.hidden_size :]
-        state[f"out.{leaf}"] = state.pop(f"attention.out_proj.{leaf}")
-    ours.to(head.probe).load_state_dict(state, strict=True)
-    return ours.train(head.training)
+    return load_mapped(head, ours, FROM_SIGLIP, split_queries)
 
 
 class ConvStem(nn.Module):
@@ -714,9 +583,9 @@ class MaskedAutoencoder(nn.Module):
         self.embed = nn.Linear(c.dim, dim)
         self.mask_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.positions = position_table("sincos", encoder.tokens.grid, dim, class_token=True)
-        width = replace(c, dim=dim, num_heads=num_heads, head_dim=None, mlp_dim=mlp_dim)
-        self.blocks = nn.Sequential(*(Block(width) for _ in range(depth)))
-        self.norm = nn.LayerNorm(dim, eps=c.norm_eps)
+        own = replace(c, dim=dim, num_heads=num_heads, head_dim=None, num_kv_heads=None, mlp_dim=mlp_dim)
+        self.blocks = nn.Sequential(*(Block(own) for _ in range(depth)))
+        self.norm = make_norm(c.norm, dim, c.norm_eps)
         self.predict = nn.Linear(dim, c.in_channels * math.prod(pair(c.patch_size)))
         initialise(self)
 
@@ -770,7 +639,7 @@ def mae_from_transformers(model: nn.Module) -> MaskedAutoencoder:
         mask_ratio=c.mask_ratio,
         normalise=c.norm_pix_loss,
     )
-    ours = load_mapped(model, ours, FROM_MAE)
+    ours = load_mapped(model, ours, FROM_MAE, flatten_patches)
     p, q = encoder.tokens.patch_size
     with torch.no_grad():  # their patches are flattened channel last, ours channel first
         for weight in ours.predict.parameters():

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmscratch import vit
+from mmscratch import transformer, vit
+from mmscratch.transformer import rotate
 from mmscratch.vit import MaskedAutoencoder, VisionTransformer, ViTConfig
 
 POSITIONS = ("none", "learned", "sincos", "rope")
@@ -86,10 +87,10 @@ def test_with_positions_shuffled_patches_are_noticed(position):
 def test_rotary_scores_depend_on_the_offset_alone_and_spare_the_prefix():
     rope = vit.rope_2d((4, 5), 8, prefix=2)
     q, k = noise(2, 1, 1, 22, 8, seed=3)
-    assert torch.equal(vit.rotate(q, rope)[:, :, :2], q[:, :, :2])
-    close(vit.rotate(q, rope).norm(dim=-1), q.norm(dim=-1))
+    assert torch.equal(rotate(q, rope)[:, :, :2], q[:, :, :2])
+    close(rotate(q, rope).norm(dim=-1), q.norm(dim=-1))
     same_q, same_k = q[:, :, :1].expand(-1, -1, 22, -1), k[:, :, :1].expand(-1, -1, 22, -1)
-    scores = vit.rotate(same_q, rope)[0, 0, 2:] @ vit.rotate(same_k, rope)[0, 0, 2:].T
+    scores = rotate(same_q, rope)[0, 0, 2:] @ rotate(same_k, rope)[0, 0, 2:].T
     by_offset: dict[tuple[int, int], list[float]] = {}
     for (i, a), (j, b) in itertools.product(enumerate(itertools.product(range(4), range(5))), repeat=2):
         by_offset.setdefault((b[0] - a[0], b[1] - a[1]), []).append(scores[i, j].item())
@@ -185,33 +186,50 @@ def test_a_picture_is_answered_alike_alone_and_in_a_batch():
     close(torch.cat([model(image[None]) for image in images]), model(images))
 
 
-# -- attention, feed-forward, block
+# -- blocks
 
 
-@pytest.mark.parametrize("head_dim", [None, 4])
-def test_attention_is_its_weights_times_the_values(head_dim):
-    attention, rope = (
-        lively(vit.Attention(12, num_heads=3, head_dim=head_dim)),
-        vit.rope_2d((2, 3), 4, prefix=1),
-    )
-    x = noise(2, 7, 12)
-    weights = attention.weights(x, rope)
-    assert weights.shape == (2, 3, 7, 7)
-    close(weights.sum(-1), torch.ones(2, 3, 7))
-    values = attention.project(x, rope)[2]
-    close(attention(x, rope), attention.out((weights @ values).transpose(1, 2).flatten(2)))
+def test_the_blocks_are_those_of_lesson_02_and_see_rotary_angles():
+    model, images = small(position="rope", num_registers=1), noise(2, 2, 24, 16)
+    assert all(type(block) is transformer.Block for block in model.blocks)
+    x, rope = model.tokens(images), model.rope(images)
+    assert rope.shape == (2, 1 + 1 + 12, 8)
+    for block in model.blocks:
+        x = block(x, rope)
+    close(model.forward_features(images), model.norm(x))
 
 
-def test_gated_feed_forward_multiplies_two_branches():
-    mlp, x = lively(vit.FeedForward(6, hidden=10, act="silu", gated=True)), noise(2, 3, 6)
-    gate, value = mlp.fc1(x)[..., :10], mlp.fc1(x)[..., 10:]
-    close(mlp(x), mlp.fc2(F.silu(gate) * value))
+def test_attention_pooling_is_cross_attention_from_one_query_and_a_feed_forward():
+    pool, x = lively(vit.AttentionPooling(12, num_heads=3, hidden=20)), noise(2, 7, 12)
+    weights = pool.cross.weights(pool.probe.expand(2, -1, -1), x)  # (2, 3, 1, 7)
+    values = pool.cross.project(pool.probe, x)[2]
+    read = pool.cross.out((weights @ values).transpose(1, 2).flatten(1))
+    close(pool(x), read + pool.mlp(pool.norm(read)))
 
 
-def test_layer_scale_at_zero_turns_a_block_off():
-    x = noise(2, 5, 16)
-    assert torch.equal(vit.Block(ViTConfig(**SMALL, layer_scale=0.0))(x), x)
-    assert (vit.Block(ViTConfig(**SMALL))(x) - x).abs().max() > 0.01
+def test_layer_scale_at_zero_turns_the_blocks_off():
+    images = noise(2, 2, 24, 16)
+    for scale, off in ((0.0, True), (None, False)):
+        model = VisionTransformer(**SMALL, layer_scale=scale).eval()
+        change = model.forward_features(images) - model.norm(model.tokens(images))
+        assert bool(change.abs().max() < 1e-6) is off
+
+
+def test_knobs_of_lesson_02_reach_the_whole_model():
+    model = small(norm="rms", pre_norm=True, num_kv_heads=1, out_bias=False, mlp_bias=False)
+    norms = [module for name, module in model.named_modules() if "norm" in name.rsplit(".", 1)[-1]]
+    assert len(norms) == 1 + 2 * 2 + 1 and {type(norm) for norm in norms} == {transformer.RMSNorm}
+    assert model.blocks[0].attention.qkv.out_features == (2 + 2 * 1) * 8
+    assert model.blocks[0].attention.out.bias is None and model.blocks[0].mlp.fc1.bias is None
+
+    plain, post, images = small(), small(post_norm=True), noise(2, 2, 24, 16)  # the same weights
+    assert (plain(images) - post(images)).abs().max() > 0.01
+
+
+def test_an_autoencoder_gives_its_decoder_the_norm_of_the_encoder_and_heads_of_its_own():
+    model = autoencoder(norm="rms", num_heads=4, num_kv_heads=4)  # the decoder has two heads
+    assert type(model.norm) is type(model.blocks[0].norm1) is transformer.RMSNorm
+    assert model.blocks[0].attention.num_kv_heads == 2 and model.encoder.blocks[0].attention.num_kv_heads == 4
 
 
 def test_dropout_acts_in_training_only():
@@ -315,6 +333,9 @@ def grid_of_configurations():
         dict(pooling="mean", class_token=True),
         dict(pooling="map", mlp_dim=50, class_token=True, num_classes=7),
         dict(depth=1),
+        dict(norm="rms", pre_norm=True, pooling="map"),
+        dict(num_kv_heads=1, head_dim=20),
+        dict(out_bias=False, mlp_bias=False, gated=True),
     ):
         yield SIZES | extra
 
@@ -346,12 +367,20 @@ def test_parameters_are_counted_exactly(options):
         dict(pooling="mean", position="rope", head_dim=12, class_token=True, qkv_bias=False, num_classes=2),
         dict(pooling="map", num_classes=2),
         dict(representation_size=6, num_classes=2),
+        dict(num_kv_heads=1),
     ],
-    ids=["class token", "registers and swiglu", "rope and wide heads", "attention pooling", "hidden layer"],
+    ids=[
+        "class token",
+        "registers and swiglu",
+        "rope and wide heads",
+        "attention pooling",
+        "hidden layer",
+        "grouped queries",
+    ],
 )
 @pytest.mark.parametrize("size", [(24, 16), (40, 32)])
 def test_multiply_adds_are_what_torch_counts(options, size):
-    model = small(**options)
+    model = small(**options).requires_grad_(False)  # the counter cannot hook into a view of a parameter
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(1, 2, *size))
     assert counter.get_total_flops() == 2 * sum(vit.count_macs(model.config, size).values())
@@ -559,9 +588,6 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
     "rope_2d": {
         "rope_2d((2, 2), 6)": "ValueError: multiple of 4, got 6",
     },
-    "rotate": {
-        "rotate(zeros(1, 1, 5, 8), rope_2d((2, 3), 8))": "RuntimeError: (5) must match .*(6)",
-    },
     "interpolate_positions": {
         "interpolate_positions(zeros(1, 16, 8), (4, 5), (8, 8))": "ValueError: (1, 20, D), got (1, 16, 8)",
         "interpolate_positions(zeros(1, 16, 8), (4, 8), (8, 8))": "ValueError: (1, 32, D), got (1, 16, 8)",
@@ -571,30 +597,14 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "position_table('polar', (2, 2), 8, class_token=True)": "ValueError: expected position .*got 'polar'",
         "position_table('sincos', (2, 2), 6, class_token=True)": "ValueError: got 6",
     },
-    "pick": {
-        "pick('act', 'mish', ('a', 'b'))": "ValueError: expected act to be one of a, b, got 'mish'",
-    },
-    "Attention": {
-        "Attention(8, num_heads=0)": "ValueError: dim 8 is not a multiple of num_heads 0",
-        "Attention(10, num_heads=3)": "ValueError: dim 10 is not a multiple of num_heads 3",
-        "Attention(8, num_heads=2)(zeros(1, 3, 6))": "RuntimeError: 3x6 and 8x24",
-    },
-    "FeedForward": {
-        "FeedForward(8, hidden=4, act='mish')": "ValueError: act to be one of gelu, .*got 'mish'",
-        "FeedForward(8, hidden=4)(zeros(2, 6))": "RuntimeError: 2x6 and 8x4",
-    },
     "AttentionPooling": {
         "AttentionPooling(10, num_heads=3, hidden=4)": "ValueError: dim 10 is not a multiple of num_heads 3",
         "AttentionPooling(8, num_heads=2, hidden=4, act='mish')": "ValueError: got 'mish'",
-        "AttentionPooling(8, num_heads=2, hidden=4)(zeros(1, 2, 6))": "RuntimeError: 2x6 and 8x16",
+        "AttentionPooling(8, num_heads=2, hidden=4)(zeros(1, 2, 6))": "ValueError: (B, S, 8), got (1, 2, 6)",
     },
     "Pooling": {
         "model(pooling='max')": "ValueError: expected pooling to be one of cls, mean, map, got 'max'",
         "model(class_token=False)": "ValueError: pooling 'cls' reads the class token",
-    },
-    "Block": {
-        "Block(config(dim=10, num_heads=3))": "ValueError: dim 10 is not a multiple of num_heads 3",
-        "Block(config(act='mish'))": "ValueError: got 'mish'",
     },
     "Head": {
         "Head(config(representation_act='mish'))": "ValueError: representation_act .*got 'mish'",
@@ -611,6 +621,7 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "config(position='polar')": "ValueError: none, learned, sincos, rope, got 'polar'",
         "ViTConfig(image_size=16)": "TypeError: missing .*'patch_size'",
         "config(patchsize=8)": "TypeError: unexpected .*'patchsize'",
+        "config(cross=True)": "ValueError: reads no context, got cross=True",
     },
     "VisionTransformer": {
         "model(position='rope', dim=12)": "ValueError: head_dim to be a multiple of 4, got 6",
@@ -618,6 +629,10 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "model(position='polar')": "ValueError: none, learned, sincos, rope, got 'polar'",
         "model(position='sincos', dim=6)": "ValueError: multiple of 4, got 6",
         "model()(zeros(2, 1, 16, 16))": "ValueError: expected .*(B, 3, H, W), got (2, 1, 16, 16)",
+        "model(dim=10, num_heads=3)": "ValueError: dim 10 is not a multiple of num_heads 3",
+        "model(act='mish')": "ValueError: act to be one of gelu, .*got 'mish'",
+        "model(norm='batch')": "ValueError: norm to be one of layer, rms, got 'batch'",
+        "model(num_kv_heads=3)": "ValueError: num_heads 2 is not a multiple of num_kv_heads 3",
         "model(dropout=2.0)": "ValueError: between 0 and 1, but got 2.0",
     },
     "ConvStem": {
@@ -629,15 +644,11 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
     "count_parameters": {
         "count_parameters(config(image_size=15))": "ValueError: image height 15",
     },
+    "projected": {
+        "projected(config(dim=10, num_heads=3))": "ValueError: dim 10 is not a multiple of num_heads 3",
+    },
     "count_macs": {
         "count_macs(config(), 15)": "ValueError: image height 15",
-    },
-    "check_type": {
-        "check_type(nn.Linear(2, 2), 'A', 'B')": "TypeError: expected A or B, got Linear",
-    },
-    "load_mapped": {
-        "load_mapped(nn.Linear(2, 2), nn.Linear(2, 2), {'weight': 'w'})": "RuntimeError: Missing .*weight",
-        "load_mapped(nn.Linear(2, 2), nn.Linear(3, 2), {})": "RuntimeError: size mismatch for weight",
     },
     "from_torchvision": {
         "from_torchvision('vit_b_16')": "TypeError: expected VisionTransformer, got str",
@@ -664,19 +675,16 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "autoencoder(model(), num_heads=3)": "ValueError: dim 8 is not a multiple of num_heads 3",
         "autoencoder(model())(zeros(1, 3, 16, 15))": "ValueError: image width 15",
     },
-    "gelu_tanh": {
-        "gelu_tanh([1.0])": "TypeError: must be Tensor, not list",
-    },
 }
 WITHOUT_CASE = {
-    "ACTIVATIONS": "a table; a wrong name is refused by FeedForward and Head",
     "FROM_MAE": "a table",
+    "FROM_SIGLIP": "a table",
     "FROM_TORCHVISION": "a table",
     "FROM_TRANSFORMERS": "a table",
     "IN_BLOCK": "a table",
     "Size": "a type",
+    "flatten_patches": "changes the weights it finds, in any state",
     "initialise": "draws the parameters it finds, in any module",
-    "quick_gelu": "arithmetic on whatever has arithmetic",
     "shared_options": "reads a configuration whose model was checked",
 }
 

@@ -121,12 +121,8 @@ def norm_eps(eps):
 
 
 def post_norm(model):
-    def forward(block, x, rope=None):
-        x = block.norm1(x + block.attention(x, rope))
-        return block.norm2(x + block.mlp(x))
-
     for block in model.blocks:
-        block.forward = functools.partial(forward, block)
+        block.post_norm = True
 
 
 def no_final_norm(model):
