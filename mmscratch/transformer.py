@@ -288,7 +288,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1:] != self.weight.shape:
             raise ValueError(f"expected (..., {len(self.weight)}), got {tuple(x.shape)}")
-        if x.device.type == "cpu" and x.dtype == torch.float32 and torch.is_grad_enabled():
+        if x.device.type == "cpu" and x.dtype == torch.float32:
             return FusedRMSNorm.apply(x, self.weight, self.eps)
         return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
 
@@ -300,7 +300,7 @@ class FusedRMSNorm(torch.autograd.Function):
     def forward(ctx, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         scale = (torch.linalg.vecdot(x, x)[..., None] / x.shape[-1] + eps).rsqrt()  # 1 / rms, (..., 1)
         ctx.save_for_backward(x, scale, weight)
-        return x * scale * weight
+        return (x * scale).mul_(weight)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -535,7 +535,8 @@ class Transformer(nn.Module):
         the causal rule. positions (T,) or (B, T): default 0, 1, 2 ..., after what the cache holds.
         """
         x = embed_input(self, ids, embeddings, context)  # (B, T, D)
-        start, end = (cache.length if cache else 0), (cache.length if cache else 0) + x.shape[1]
+        start = cache.length if cache else 0
+        end = start + x.shape[1]
         positions = torch.arange(start, end, device=x.device) if positions is None else positions
         causal = self.config.causal and (mask is None or mask.ndim == 2)
         mask = spread(x, mask, positions, end, self.config.max_positions)
@@ -567,6 +568,8 @@ class LayerCache:
             raise ValueError(f"the cache has room for {self.keys.shape[2]} tokens, got {end}")
         if k.shape[0] != self.keys.shape[0]:
             raise ValueError(f"the cache was made for a batch of {self.keys.shape[0]}, got {k.shape[0]}")
+        if torch.is_grad_enabled() and k.requires_grad:
+            raise ValueError("expected torch.no_grad(): a cache keeps no gradients")
         self.keys[:, :, start:end], self.values[:, :, start:end] = k, v
         self.length = end
         return self.keys[:, :, :end], self.values[:, :, :end]
