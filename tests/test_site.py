@@ -225,7 +225,8 @@ def test_figures_are_numbered_by_lesson_and_have_captions(site):
         body = article(site, lesson.notebook.removesuffix(".ipynb"))
         numbers = re.findall(r'<span class="caption-number">Fig\. ([\d.]+) </span>', body)
         assert numbers == [f"{int(lesson.number)}.{n}" for n in range(1, len(numbers) + 1)]
-        pictures = re.findall(r'<figure\b(?! class="sound")', body)  # a sound has no number; it says what it is
+        # a sound has no number: it says itself what it is
+        pictures = re.findall(r'<figure\b(?! class="sound")', body)
         assert len(numbers) == len(pictures), "a figure without caption"
 
 
