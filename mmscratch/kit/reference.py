@@ -15,6 +15,7 @@ import importlib.util
 import math
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,7 +54,11 @@ def require(library: str) -> ModuleType:
     if importlib.util.find_spec(library) is None:
         wanted = INSTALL.get(library, library)
         raise ImportError(f'{library} is not installed: pip install "{wanted}"')
-    return importlib.import_module(library)
+    with warnings.catch_warnings():  # these libraries ask tqdm for a widget that a plain kernel does not have
+        warnings.filterwarnings("ignore", message="IProgress not found")
+        if importlib.util.find_spec("tqdm") is not None:
+            importlib.import_module("tqdm.auto")
+        return importlib.import_module(library)
 
 
 # ---------------------------------------------------------------------------------------------------------
