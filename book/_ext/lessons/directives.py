@@ -146,7 +146,7 @@ class ParityLedger(SphinxDirective):
         ]
         for row in rows:
             first, *rest = [
-                html.escape(write(row[key])) if write is str else write(row[key])
+                "–" if row[key] is None else html.escape(write(row[key])) if write is str else write(row[key])
                 for *_, key, write in COLUMNS
             ]
             cells = "".join(f"<td>{cell}</td>" for cell in rest)
