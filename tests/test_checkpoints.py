@@ -149,6 +149,27 @@ def binds(code: types.CodeType) -> set[str]:
     return {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
 
 
+def leading_to(last: types.CodeType, before: list[types.CodeType]) -> list[types.CodeType]:
+    """The statements that `last` rests on, in order. A function may use a name that is bound after its own."""
+    late: set[str] = set()
+    while True:
+        wanted, kept = loads(last) | late, [last]
+        for code in reversed(before):
+            if binds(code) & wanted:
+                kept.insert(0, code)
+                wanted = wanted - binds(code) | loads(code)
+        later = wanted & set().union(*map(binds, before))
+        if later <= late:
+            return kept
+        late |= later
+
+
+def test_a_function_may_rest_on_a_later_one():
+    lines = ["unused = 1", "def f():\n    return g()", "def g():\n    return n", "n = 2", "f()"]
+    codes = [compile(line, "lesson", "exec") for line in lines]
+    assert leading_to(codes[-1], codes[:-1]) == codes[1:]
+
+
 def recipes() -> dict[str, tuple[Path, list[types.CodeType]]]:
     """Checkpoint -> its notebook, and the statements of it that lead to `load_or_train`, and no others."""
     found = {}
@@ -160,11 +181,7 @@ def recipes() -> dict[str, tuple[Path, list[types.CodeType]]]:
             for call in ast.walk(statement):
                 if not (isinstance(call, ast.Call) and ast.unparse(call.func).endswith("load_or_train")):
                     continue
-                wanted, kept = loads(codes[last]), [codes[last]]
-                for code in reversed(codes[:last]):
-                    if binds(code) & wanted:
-                        kept.insert(0, code)
-                        wanted = wanted - binds(code) | loads(code)
+                kept = leading_to(codes[last], codes[:last])
                 found[ast.literal_eval(call.args[0])] = path, kept
     return found
 
