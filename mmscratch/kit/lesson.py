@@ -50,6 +50,7 @@ def environment(threads: int = 1) -> dict[str, str]:
         "PYTHONHASHSEED": "0",  # sets of strings print in one order
         "PYDEVD_DISABLE_FILE_VALIDATION": "1",  # a warning of the kernel's debugger
         "TOKENIZERS_PARALLELISM": "false",
+        "TQDM_DISABLE": "1",  # the libraries' own bars, which become widgets where ipywidgets is installed
     }
 
 

@@ -46,7 +46,9 @@ __all__ = [
     "time_pairs",
 ]
 
-INSTALL = dict.fromkeys(("huggingface_hub", "open_clip", "transformers"), "mmscratch[reference]")
+INSTALL = dict.fromkeys(
+    ("faiss", "huggingface_hub", "lancedb", "open_clip", "transformers"), "mmscratch[reference]"
+)
 
 
 def require(library: str) -> ModuleType:
