@@ -143,7 +143,7 @@ def _progress(steps: int, label: str):
         return range(steps)
     from tqdm import tqdm
 
-    return tqdm(range(steps), desc=label, leave=False, file=sys.stderr)
+    return tqdm(range(steps), desc=label, leave=False, file=sys.stderr, disable=False)
 
 
 @torch.no_grad()
