@@ -408,3 +408,54 @@ def test_a_photograph_is_shrunk_to_its_budget():
 def test_index_and_photo_list_are_plain_json():
     assert list(json.loads((DATA / "emoji/emoji.json").read_text())["names"]) == list(make_data.LANGUAGES)
     assert json.loads((DATA / FILE).read_text())[0]["name"] == "chelsea"
+
+
+# ------------------------------------------------------------------------------------ any picture file
+
+
+def test_a_picture_is_cut_square_laid_on_white_and_turned_upright(tmp_path):
+    tall = Image.new("RGBA", (4, 8), (255, 0, 0, 0))  # nothing to see but the ground
+    tall.save(tmp_path / "clear.png")
+    assert torch.equal(data.picture(tmp_path / "clear.png", 4), torch.ones(3, 4, 4))
+
+    wide = Image.new("RGB", (6, 2), "blue")
+    wide.paste("red", (0, 0, 2, 2))
+    exif = Image.Exif()
+    exif[274] = 6  # the camera was turned: the left side belongs on top
+    wide.save(tmp_path / "turned.png", exif=exif)
+    assert data.picture(tmp_path / "turned.png", 2).shape == (3, 2, 2)
+    upright = wide.crop((0, 0, 2, 2))
+    upright.save(tmp_path / "upright.png")
+    assert torch.equal(data.picture(tmp_path / "upright.png", 2)[0], torch.ones(2, 2))
+
+
+@pytest.mark.parametrize("content", [b"", b"no picture", b"\x89PNG\r\n\x1a\n" + bytes(40)])
+def test_a_file_that_is_no_picture_says_so(tmp_path, content):
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(ValueError, match="not a picture"):
+        data.picture(tmp_path / "a.png", 8)
+
+
+def test_a_picture_cut_short_is_an_error_and_so_is_one_that_is_missing(tmp_path):
+    whole = data.photos()[0].path.read_bytes()
+    (tmp_path / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match="truncated"):
+        data.picture(tmp_path / "cut.jpg", 8)
+    with pytest.raises(FileNotFoundError):
+        data.picture(tmp_path / "none.jpg", 8)
+    with pytest.raises(OSError):
+        data.picture(tmp_path, 8)
+
+
+def test_a_picture_too_large_to_be_true_is_refused(tmp_path, monkeypatch):
+    Image.new("1", (40, 40)).save(tmp_path / "bomb.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(ValueError, match="exceeds limit"):
+        data.picture(tmp_path / "bomb.png", 8)
+
+
+def test_an_emoji_written_to_a_file_and_read_back_is_the_emoji(tmp_path):
+    tile = data.emoji(size=64).images[7]
+    Image.fromarray(tile.permute(1, 2, 0).numpy()).save(tmp_path / "emoji.png")
+    smaller = data.emoji(size=32).images[7].float() / 255
+    torch.testing.assert_close(data.picture(tmp_path / "emoji.png", 32), smaller, atol=1.01 / 255, rtol=0)

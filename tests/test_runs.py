@@ -13,7 +13,7 @@ from mmscratch.kit import data, lesson, make_data, project, runs
 
 @pytest.fixture(autouse=True)
 def no_sweep(monkeypatch):
-    for name in ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS"):
+    for name in ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS", "MMSCRATCH_KEEP"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -148,3 +148,30 @@ def test_stored_figures_are_complete(number):
     assert all(len(values) == stored["seeds"] for values in stored["figures"].values())
     source = project.find_notebook(number).read_text(encoding="utf-8")
     assert "runs.record(" in source
+
+
+# -- long measurements
+
+
+def test_a_long_measurement_runs_only_when_asked_and_is_read_back_as_it_was_stored(home, monkeypatch):
+    (home / "data" / "manifest.json").write_text(json.dumps({"files": {}}))
+    monkeypatch.setenv("MMSCRATCH_DATA_DIR", str(home / "data"))
+    monkeypatch.setattr(data, "_checkout", lambda: home / "data")
+    with pytest.raises(FileNotFoundError, match="python -m mmscratch.kit.runs 10 --kept"):
+        runs.kept("10_scale", lambda: pytest.fail("measured without being asked"))
+    monkeypatch.setenv("MMSCRATCH_KEEP", "07")
+    with pytest.raises(FileNotFoundError):
+        runs.kept("10_scale", lambda: pytest.fail("another lesson was asked"))
+    monkeypatch.setenv("MMSCRATCH_KEEP", "10")
+    measured = runs.kept("10_scale", lambda: {"rows": [(1, 0.5)]})
+    monkeypatch.delenv("MMSCRATCH_KEEP")
+    assert runs.kept("10_scale", lambda: None) == measured == {"rows": [[1, 0.5]]}
+
+
+def test_the_command_repeats_the_long_measurements_of_its_lesson(home, monkeypatch):
+    (home / "notebooks" / "10_other.ipynb").touch()
+    asked = []
+    monkeypatch.setattr(lesson, "execute", lambda path, **options: asked.append((path.name, options["env"])))
+    monkeypatch.setattr("sys.argv", ["runs", "10", "--kept"])
+    runs.main()
+    assert asked == [("10_other.ipynb", {"MMSCRATCH_KEEP": "10"})]

@@ -375,6 +375,34 @@ def photos() -> list[Photo]:
     ]
 
 
+def picture(file: str | os.PathLike[str], size: int) -> Tensor:
+    """Read any picture file: float32 ``(3, size, size)`` in [0, 1], turned upright, transparency on white.
+
+    The longer side is cut to a centred square.
+
+    Raises:
+        OSError: there is no such file.
+        ValueError: it is no picture, or is damaged, cut short or implausibly large.
+    """
+    import numpy as np
+    import torch
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(file) as opened:
+                whole = ImageOps.exif_transpose(opened).convert("RGBA")
+    except (FileNotFoundError, IsADirectoryError, PermissionError):
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        raise ValueError(f"not a picture that can be read: {str(error).splitlines()[0][:80]}") from None
+    ground = Image.new("RGB", whole.size, "white")
+    ground.paste(whole, mask=whole.getchannel("A"))
+    square = ImageOps.fit(ground, (size, size), Image.Resampling.BOX)
+    return torch.from_numpy(np.array(square)).permute(2, 0, 1).float().div(255)
+
+
 # --------------------------------------------------------------------------------------------- speech
 
 

@@ -90,7 +90,7 @@ def execute(
 
     notebook = project.read_notebook(path) if notebook is None else notebook
     # of kit.runs and kit.checkpoints; left over, they would change what is stored
-    own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS")
+    own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS", "MMSCRATCH_KEEP")
     inherited = {key: value for key, value in os.environ.items() if key not in own}
     seconds: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as sockets, contextlib.ExitStack() as stack:

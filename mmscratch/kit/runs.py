@@ -2,7 +2,8 @@
 
 A lesson calls `seed()` once and `record(name, value)` for every figure it concludes something from.
 `python -m mmscratch.kit.runs 04 --seeds 5` executes it under seeds 0 to 4 and writes `data/runs/04.json`,
-which `table("04")` shows in the lesson.
+which `table("04")` shows in the lesson. A measurement too long for a lesson goes through
+`kept(name, measure)` and is repeated by `python -m mmscratch.kit.runs 10 --kept`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ import math
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
 def seed(default: int = 0) -> int:
@@ -68,6 +71,27 @@ def table(lesson: str, *names: str):
     return Table(columns, rows, f"Lesson {lesson} under {stored['seeds']} seeds.")
 
 
+def kept(name: str, measure: Callable[[], Any]) -> Any:
+    """What `measure()` returned when it last ran, from `data/runs/<name>.json`: for what takes minutes.
+
+    `name` starts with the lesson's number, such as "10_scale". `measure` runs, and its result (lists, dicts,
+    texts and numbers) is stored, only under `python -m mmscratch.kit.runs 10 --kept`. FileNotFoundError,
+    with that command, when it never ran.
+    """
+    from mmscratch.kit import data, make_data, project
+
+    command = f"python -m mmscratch.kit.runs {name.split('_')[0]} --kept"
+    if os.environ.get("MMSCRATCH_KEEP") == name.split("_")[0]:
+        result = measure()
+        target = project.require_root() / "data" / "runs" / f"{name}.json"
+        project.write_text(target, json.dumps(result, indent=1) + "\n")
+        make_data.register(target, licence="CC-BY-4.0", origin="measured by this book", rebuild=command)
+        return json.loads(json.dumps(result))  # as every later run reads it
+    if f"runs/{name}.json" not in data.manifest():
+        raise FileNotFoundError(f"{name} was never measured: run {command}")
+    return json.loads(data.path(f"runs/{name}.json").read_text())
+
+
 def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
     """Execute the lesson's notebook once per seed and collect what it recorded."""
     from mmscratch.kit import lesson as runner
@@ -94,9 +118,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lesson", help="number of the lesson, such as 04")
     parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument(
+        "--kept", action="store_true", help="repeat the long measurements, in place of the seeds"
+    )
     options = parser.parse_args()
-    from mmscratch.kit import make_data, project
+    from mmscratch.kit import lesson, make_data, project
 
+    if options.kept:
+        path = project.find_notebook(options.lesson)
+        lesson.execute(path, env={"MMSCRATCH_KEEP": options.lesson}, timeout=3600)
+        return
     figures = sweep(options.lesson, options.seeds)
     target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
     project.write_text(target, json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
