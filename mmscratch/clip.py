@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscratch.transformer import Transformer, check_type, load_mapped, pick
-from mmscratch.vit import Size, VisionTransformer, flatten_patches, pair
+from mmscratch.vit import ConvStem, Size, VisionTransformer, conv_stem, flatten_patches, pair
 
 __all__ = [
     "CLIP",
@@ -21,10 +21,13 @@ __all__ = [
     "TextTower",
     "check_features",
     "clip_loss",
+    "ensemble",
     "from_open_clip",
     "from_transformers",
     "open_clip_block",
+    "recall",
     "shape_tokens",
+    "small_clip",
     "transformers_block",
 ]
 
@@ -328,3 +331,41 @@ def from_transformers(model: nn.Module) -> CLIP:
         **transformers_block(read),
     )  # fmt: skip
     return load_mapped(model, CLIP(visual, text=text), FROM_TRANSFORMERS, shape_tokens)
+
+
+def small_clip(vocab_size: int, *, eot_id: int, embed_dim: int = 64, max_positions: int = 24) -> CLIP:
+    """The model this book trains: pictures of 32 pixels, 16 patch tokens 128 wide, two blocks in each tower.
+
+    A convolutional stem (Xiao et al. 2021) and the mean of the patches for the picture, as it learns sooner.
+    """
+    shared = dict(embed_dim=embed_dim, dim=128, depth=2, num_heads=4)
+    full = [nn.Conv2d(3, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU()]  # before any stride
+    stem = ConvStem(nn.Sequential(*full, *conv_stem([32, 64, 128], dim=128, in_channels=16).layers))
+    visual = ImageTower(32, patch_size=8, stem=stem, pooling="mean", **shared)
+    text = TextTower(vocab_size, max_positions=max_positions, eot_id=eot_id, **shared)
+    return CLIP(visual, text=text)
+
+
+def recall(similarity: Tensor, k: int, *, match: Tensor | None = None) -> float:
+    """Share of rows whose right column is among their k best, in [0, 1]. similarity (N, M).
+
+    Row i is right at column i, or wherever `match` (N, M) is True. Ties count against: a model that finds
+    everything equally similar finds nothing.
+    """
+    N, M = similarity.shape
+    if match is None and N != M or not 1 <= k <= M:
+        raise ValueError(f"expected a square similarity or match, and 1 <= k <= {M}, got {(N, M)} and {k}")
+    match = torch.eye(N, dtype=torch.bool, device=similarity.device) if match is None else match
+    best = similarity.masked_fill(~match, -math.inf).amax(dim=1, keepdim=True)  # (N, 1)
+    better = ((similarity >= best) & ~match).sum(dim=1)
+    return (better < k).float().mean().item()
+
+
+def ensemble(features: Tensor) -> Tensor:
+    """One class vector from the features of several prompts (Radford et al. 2021, sec. 3.1.4).
+
+    (K, M, E), of length one -> the direction of their mean, (K, E), of length one.
+    """
+    if features.ndim != 3 or not features.shape[1]:
+        raise ValueError(f"expected features (K, M, E) of M >= 1 prompts, got {tuple(features.shape)}")
+    return F.normalize(features.mean(dim=1), dim=-1)
