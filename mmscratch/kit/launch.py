@@ -99,7 +99,8 @@ def count_sent() -> Iterator[list[int]]:
     """Inside the block, the bytes that this process hands to others through `torch.distributed`, in [0].
 
     Sends count as they are. A gather or a reduce-scatter counts (W - 1) times the local part, which is what
-    a ring of W processes sends at least; an all-reduce counts twice that for its W-th part.
+    a ring of W processes sends at least; an all-reduce counts twice that for its W-th part. On the wire a
+    backend may send more: gloo's reduce-scatter was seen to send twice the least, its gather exactly that.
     """
     sent = [0]
 
