@@ -213,7 +213,7 @@ def shift(tensors: list[Tensor], group: dist.ProcessGroup | None = None) -> list
         return tensors
     everyone = dist.group.WORLD if group is None else group
     right, left = (dist.get_global_rank(everyone, (rank + step) % world) for step in (1, -1))
-    arrived = [torch.empty_like(x) for x in tensors]
+    arrived = [torch.empty_like(x, memory_format=torch.contiguous_format) for x in tensors]
     sends = [dist.P2POp(dist.isend, x.contiguous(), right, group) for x in tensors]
     takes = [dist.P2POp(dist.irecv, x, left, group) for x in arrived]
     for work in dist.batch_isend_irecv(sends + takes):
