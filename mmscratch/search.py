@@ -27,9 +27,9 @@ __all__ = [
     "encode_files",
     "from_faiss",
     "kmeans",
+    "knn_recall",
     "nearest",
     "read_state",
-    "recall",
     "top_k",
     "top_k_of_blocks",
     "write_atomically",
@@ -54,34 +54,6 @@ def as_ids(ids: Iterable[int] | Tensor) -> Tensor:
     if ids.ndim != 1 or ids.is_floating_point() or (ids < 0).any():
         raise ValueError(f"expected ids as a row of whole numbers from 0, got {ids.dtype} {tuple(ids.shape)}")
     return ids.long()
-
-
-def top_k(scores: Tensor, k: int, width: int = 32) -> tuple[Tensor, Tensor]:
-    """The k largest of each row and where they are, best first: scores (Q, N) -> (Q, k), (Q, k).
-
-    Columns are grouped `width` at a time: the k best of a row lie in the k groups with the largest maxima.
-    """
-    groups = scores.shape[1] // width
-    if groups < 4 * k:
-        return scores.topk(min(k, scores.shape[1]), dim=1)
-    body = scores[:, : groups * width].unflatten(1, (width, groups))  # group g: columns g, g + groups, ...
-    chosen = body.amax(1).topk(k, dim=1).indices  # (Q, k)
-    columns = (chosen[:, None] + groups * torch.arange(width)[:, None]).flatten(1)  # (Q, width * k)
-    tail = torch.arange(groups * width, scores.shape[1]).expand(len(scores), -1)
-    columns = torch.cat([columns, tail], dim=1)
-    best, place = scores.gather(1, columns).topk(k, dim=1)
-    return best, columns.gather(1, place)
-
-
-def top_k_of_blocks(score: Callable[[slice], Tensor], total: int, k: int, step: int) -> tuple[Tensor, Tensor]:
-    """`top_k` of scores (Q, total) that are computed `step` columns at a time: score(rows) -> (Q, step)."""
-    found = []
-    for start in range(0, total, step):
-        best, rows = top_k(score(slice(start, start + step)), k)
-        found.append((best, rows + start))
-    best, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
-    best, place = top_k(best, k)
-    return best, rows.gather(1, place)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
@@ -234,6 +206,34 @@ class Index:
         return Index.from_state(read_state(path))
 
 
+def top_k(scores: Tensor, k: int, width: int = 32) -> tuple[Tensor, Tensor]:
+    """The k largest of each row and where they are, best first: scores (Q, N) -> (Q, k), (Q, k).
+
+    Columns are grouped `width` at a time: the k best of a row lie in the k groups with the largest maxima.
+    """
+    groups = scores.shape[1] // width
+    if groups < 4 * k:
+        return scores.topk(min(k, scores.shape[1]), dim=1)
+    body = scores[:, : groups * width].unflatten(1, (width, groups))  # group g: columns g, g + groups, ...
+    chosen = body.amax(1).topk(k, dim=1).indices  # (Q, k)
+    columns = (chosen[:, None] + groups * torch.arange(width)[:, None]).flatten(1)  # (Q, width * k)
+    tail = torch.arange(groups * width, scores.shape[1]).expand(len(scores), -1)
+    columns = torch.cat([columns, tail], dim=1)
+    best, place = scores.gather(1, columns).topk(k, dim=1)
+    return best, columns.gather(1, place)
+
+
+def top_k_of_blocks(score: Callable[[slice], Tensor], total: int, k: int, step: int) -> tuple[Tensor, Tensor]:
+    """`top_k` of scores (Q, total) that are computed `step` columns at a time: score(rows) -> (Q, step)."""
+    found = []
+    for start in range(0, total, step):
+        best, rows = top_k(score(slice(start, start + step)), k)
+        found.append((best, rows + start))
+    best, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
+    best, place = top_k(best, k)
+    return best, rows.gather(1, place)
+
+
 class ExactIndex(Index):
     """Compares every query with every vector: one matrix product, in blocks that bound the memory."""
 
@@ -333,6 +333,14 @@ class IVFIndex(Index):
         return best, rows.view(Q, P * k).gather(1, place)
 
 
+def knn_recall(found: Tensor, true: Tensor) -> float:
+    """Share of the true neighbours that were found: ids (Q, k) each, in any order; -1 is no neighbour."""
+    if found.ndim != 2 or true.ndim != 2 or len(found) != len(true):
+        raise ValueError(f"expected ids (Q, k) and (Q, k), got {tuple(found.shape)} and {tuple(true.shape)}")
+    hits = (true[:, :, None] == found[:, None]).any(-1) & (true >= 0)
+    return (hits.sum() / (true >= 0).sum().clamp(min=1)).item()
+
+
 class PQIndex(Index):
     """Product quantisation (Jegou et al. 2011): each of `num_parts` pieces of a vector becomes one byte.
 
@@ -383,53 +391,66 @@ class PQIndex(Index):
         return top_k_of_blocks(score, len(self), k, step)
 
 
-def recall(found: Tensor, true: Tensor) -> float:
-    """Share of the true neighbours that were found: ids (Q, k) each, in any order; -1 is no neighbour."""
-    if found.ndim != 2 or true.ndim != 2 or len(found) != len(true):
-        raise ValueError(f"expected ids (Q, k) and (Q, k), got {tuple(found.shape)} and {tuple(true.shape)}")
-    hits = (true[:, :, None] == found[:, None]).any(-1) & (true >= 0)
-    return (hits.sum() / (true >= 0).sum().clamp(min=1)).item()
+class LanceIndex:
+    """The same calls on a table of LanceDB, an embedded vector database; a change is on disk at once.
 
-
-def from_faiss(index) -> Index:
-    """Our index with what a FAISS index holds: IndexFlatIP, IndexIVFFlat or IndexPQ, by inner product.
-
-    TypeError for another class; ValueError for another metric or for codes that are not bytes.
+    connection: `lancedb.connect(folder)`.
     """
-    kind, library = type(index).__name__, sys.modules.get(type(index).__module__.split(".")[0])
-    if kind not in ("IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexIVFFlat", "IndexPQ"):
-        raise TypeError(f"expected IndexFlatIP, IndexIVFFlat or IndexPQ of faiss, got {kind}")
-    if index.metric_type != library.METRIC_INNER_PRODUCT:
-        raise ValueError(f"expected a faiss index by inner product, got metric {index.metric_type}")
-    if kind == "IndexIVFFlat":
-        return _from_ivf(index, library)
-    if kind == "IndexPQ":
-        if index.pq.nbits != 8:
-            raise ValueError(f"expected codes of 8 bits, got {index.pq.nbits}")
-        ours = PQIndex(index.d, num_parts=index.pq.M)
-        books = torch.from_numpy(library.vector_to_array(index.pq.centroids))
-        ours.learned = {"codebooks": books.view(index.pq.M, 256, -1)}
-        codes = torch.from_numpy(library.vector_to_array(index.codes)).view(-1, index.pq.M)
-        ours._keep({"ids": torch.arange(len(codes)), "codes": codes})
-        return ours
-    ours = ExactIndex(index.d)
-    ours.add(torch.from_numpy(index.reconstruct_n(0, index.ntotal)))
-    return ours
 
+    def __init__(self, connection, dim: int, *, name: str = "vectors"):
+        self.connection, self.dim, self.name = connection, dim, name
+        self.table = connection.open_table(name) if name in connection.list_tables().tables else None
 
-def _from_ivf(index, library) -> IVFIndex:
-    ours = IVFIndex(index.d, num_lists=index.nlist, nprobe=index.nprobe)
-    ours.learned = {"centroids": torch.from_numpy(index.quantizer.reconstruct_n(0, index.nlist))}
-    lists, ids, vectors = [], [torch.empty(0, dtype=torch.long)], [torch.empty(0, index.d)]
-    for number in range(index.nlist):
-        size = index.invlists.list_size(number)
-        lists.append(torch.full((size,), number))
-        if size:
-            raw = library.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size)
-            vectors.append(torch.from_numpy(raw.copy()).view(torch.float32).view(size, -1))
-            ids.append(torch.from_numpy(library.rev_swig_ptr(index.invlists.get_ids(number), size).copy()))
-    ours._keep({"ids": torch.cat(ids), "vectors": torch.cat(vectors), "lists": torch.cat(lists)})
-    return ours
+    def __len__(self) -> int:
+        return self.table.count_rows() if self.table else 0
+
+    @property
+    def ids(self) -> Tensor:
+        """The ids that are in, (N,)."""
+        if not len(self):
+            return torch.empty(0, dtype=torch.long)
+        found = self.table.search().select(["id"]).limit(len(self)).to_arrow()
+        return torch.from_numpy(found["id"].to_numpy().copy())
+
+    def train(self, vectors: Tensor, *, generator: torch.Generator | None = None) -> "LanceIndex":
+        """Nothing to learn: LanceDB trains its own index over the rows that are in."""
+        return self
+
+    def add(self, vectors: Tensor, ids: Iterable[int] | Tensor | None = None) -> Tensor:
+        """As `Index.add`."""
+        vectors, known = as_vectors(vectors, self.dim), self.ids
+        first = int(known.max()) + 1 if len(known) else 0
+        ids = torch.arange(first, first + len(vectors)) if ids is None else as_ids(ids)
+        if len(ids) != len(vectors):
+            raise ValueError(f"expected {len(vectors)} ids, one a vector, got {len(ids)}")
+        if torch.isin(ids, known).any() or len(ids.unique()) < len(ids):
+            raise ValueError("an id repeats or is in the index already")
+        rows = [{"id": i, "vector": v} for i, v in zip(ids.tolist(), vectors.tolist(), strict=True)]
+        if rows and self.table is None:
+            self.table = self.connection.create_table(self.name, data=rows)
+        elif rows:
+            self.table.add(rows)
+        return ids
+
+    def remove(self, ids: Iterable[int] | Tensor) -> int:
+        """As `Index.remove`."""
+        ids = as_ids(ids).tolist()
+        if not len(self) or not ids:
+            return 0
+        return self.table.delete(f"id in ({', '.join(map(str, ids))})").num_deleted_rows
+
+    def search(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
+        """As `Index.search`."""
+        if k < 1:
+            raise ValueError(f"k must be at least 1, got {k}")
+        queries = as_vectors(queries, self.dim, "queries")
+        scores = torch.full((len(queries), k), -torch.inf)
+        ids = torch.full((len(queries), k), -1)
+        for row, query in enumerate(queries.tolist() if len(self) else []):
+            asked = self.table.search(query).distance_type("dot").select(["id", "_distance"]).limit(k)
+            for rank, hit in enumerate(asked.to_list()):
+                scores[row, rank], ids[row, rank] = 1 - hit["_distance"], hit["id"]
+        return scores, ids
 
 
 @dataclass(frozen=True)
@@ -547,63 +568,42 @@ class PictureSearch:
         return self
 
 
-class LanceIndex:
-    """The same calls on a table of LanceDB, an embedded vector database; a change is on disk at once.
+def from_faiss(index) -> Index:
+    """Our index with what a FAISS index holds: IndexFlatIP, IndexIVFFlat or IndexPQ, by inner product.
 
-    connection: `lancedb.connect(folder)`.
+    TypeError for another class; ValueError for another metric or for codes that are not bytes.
     """
+    kind, library = type(index).__name__, sys.modules.get(type(index).__module__.split(".")[0])
+    if kind not in ("IndexFlat", "IndexFlatIP", "IndexFlatL2", "IndexIVFFlat", "IndexPQ"):
+        raise TypeError(f"expected IndexFlatIP, IndexIVFFlat or IndexPQ of faiss, got {kind}")
+    if index.metric_type != library.METRIC_INNER_PRODUCT:
+        raise ValueError(f"expected a faiss index by inner product, got metric {index.metric_type}")
+    if kind == "IndexIVFFlat":
+        return _from_ivf(index, library)
+    if kind == "IndexPQ":
+        if index.pq.nbits != 8:
+            raise ValueError(f"expected codes of 8 bits, got {index.pq.nbits}")
+        ours = PQIndex(index.d, num_parts=index.pq.M)
+        books = torch.from_numpy(library.vector_to_array(index.pq.centroids))
+        ours.learned = {"codebooks": books.view(index.pq.M, 256, -1)}
+        codes = torch.from_numpy(library.vector_to_array(index.codes)).view(-1, index.pq.M)
+        ours._keep({"ids": torch.arange(len(codes)), "codes": codes})
+        return ours
+    ours = ExactIndex(index.d)
+    ours.add(torch.from_numpy(index.reconstruct_n(0, index.ntotal)))
+    return ours
 
-    def __init__(self, connection, dim: int, *, name: str = "vectors"):
-        self.connection, self.dim, self.name = connection, dim, name
-        self.table = connection.open_table(name) if name in connection.list_tables().tables else None
 
-    def __len__(self) -> int:
-        return self.table.count_rows() if self.table else 0
-
-    @property
-    def ids(self) -> Tensor:
-        """The ids that are in, (N,)."""
-        if not len(self):
-            return torch.empty(0, dtype=torch.long)
-        found = self.table.search().select(["id"]).limit(len(self)).to_arrow()
-        return torch.tensor(found["id"].to_pylist(), dtype=torch.long)
-
-    def train(self, vectors: Tensor, *, generator: torch.Generator | None = None) -> "LanceIndex":
-        """Nothing to learn: LanceDB trains its own index over the rows that are in."""
-        return self
-
-    def add(self, vectors: Tensor, ids: Iterable[int] | Tensor | None = None) -> Tensor:
-        """As `Index.add`."""
-        vectors, known = as_vectors(vectors, self.dim), self.ids
-        first = int(known.max()) + 1 if len(known) else 0
-        ids = torch.arange(first, first + len(vectors)) if ids is None else as_ids(ids)
-        if len(ids) != len(vectors):
-            raise ValueError(f"expected {len(vectors)} ids, one a vector, got {len(ids)}")
-        if torch.isin(ids, known).any() or len(ids.unique()) < len(ids):
-            raise ValueError("an id repeats or is in the index already")
-        rows = [{"id": i, "vector": v} for i, v in zip(ids.tolist(), vectors.tolist(), strict=True)]
-        if rows and self.table is None:
-            self.table = self.connection.create_table(self.name, data=rows)
-        elif rows:
-            self.table.add(rows)
-        return ids
-
-    def remove(self, ids: Iterable[int] | Tensor) -> int:
-        """As `Index.remove`."""
-        ids = as_ids(ids).tolist()
-        if not len(self) or not ids:
-            return 0
-        return self.table.delete(f"id in ({', '.join(map(str, ids))})").num_deleted_rows
-
-    def search(self, queries: Tensor, k: int = 10) -> tuple[Tensor, Tensor]:
-        """As `Index.search`."""
-        if k < 1:
-            raise ValueError(f"k must be at least 1, got {k}")
-        queries = as_vectors(queries, self.dim, "queries")
-        scores = torch.full((len(queries), k), -torch.inf)
-        ids = torch.full((len(queries), k), -1)
-        for row, query in enumerate(queries.tolist() if len(self) else []):
-            asked = self.table.search(query).distance_type("dot").select(["id", "_distance"]).limit(k)
-            for rank, hit in enumerate(asked.to_list()):
-                scores[row, rank], ids[row, rank] = 1 - hit["_distance"], hit["id"]
-        return scores, ids
+def _from_ivf(index, library) -> IVFIndex:
+    ours = IVFIndex(index.d, num_lists=index.nlist, nprobe=index.nprobe)
+    ours.learned = {"centroids": torch.from_numpy(index.quantizer.reconstruct_n(0, index.nlist))}
+    lists, ids, vectors = [], [torch.empty(0, dtype=torch.long)], [torch.empty(0, index.d)]
+    for number in range(index.nlist):
+        size = index.invlists.list_size(number)
+        lists.append(torch.full((size,), number))
+        if size:
+            raw = library.rev_swig_ptr(index.invlists.get_codes(number), size * index.code_size)
+            vectors.append(torch.from_numpy(raw.copy()).view(torch.float32).view(size, -1))
+            ids.append(torch.from_numpy(library.rev_swig_ptr(index.invlists.get_ids(number), size).copy()))
+    ours._keep({"ids": torch.cat(ids), "vectors": torch.cat(vectors), "lists": torch.cat(lists)})
+    return ours

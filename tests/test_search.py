@@ -217,16 +217,16 @@ def test_recall_grows_with_the_lists_visited_and_ends_at_one():
     index.add(x)
     found = []
     for index.nprobe in (1, 4, 16, 40):
-        found.append(search.recall(index.search(q, 10)[1], true.search(q, 10)[1]))
+        found.append(search.knn_recall(index.search(q, 10)[1], true.search(q, 10)[1]))
     assert found == sorted(found) and found[0] < 0.7 and found[-1] == 1
 
 
 def test_recall_counts_what_it_should():
     true = torch.tensor([[1, 2], [3, -1]])
-    assert search.recall(torch.tensor([[2, 1], [3, 9]]), true) == 1
-    assert search.recall(torch.tensor([[2, 7], [-1, -1]]), true) == pytest.approx(1 / 3)
+    assert search.knn_recall(torch.tensor([[2, 1], [3, 9]]), true) == 1
+    assert search.knn_recall(torch.tensor([[2, 7], [-1, -1]]), true) == pytest.approx(1 / 3)
     with pytest.raises(ValueError, match="ids"):
-        search.recall(torch.tensor([1]), true)
+        search.knn_recall(torch.tensor([1]), true)
 
 
 def test_the_two_ways_to_score_codes_agree_and_more_bytes_lose_less():
