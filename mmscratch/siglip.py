@@ -85,7 +85,7 @@ def siglip_loss(
     image_features: Tensor, text_features: Tensor, logit_scale: Tensor | float, logit_bias: Tensor | float,
     chunk_size: int | None = None, *, image_ids: Tensor | None = None, text_ids: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """Pairwise sigmoid loss (Zhai et al. 2023, eq. 1). image (N, D), text (M, D), of length one. A scalar.
+    """Pairwise sigmoid loss (Zhai et al. 2023, sec. 3.2). image (N, D), text (M, D), of length one. A scalar.
 
     -log sigmoid(z_ij (t x_i . y_j + b)), in nats, summed over all pairs, divided by N. Pairs match where
     i = j (then M = N), or where image_ids (N,) and text_ids (M,) agree. `chunk_size`: that many pictures at
