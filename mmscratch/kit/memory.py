@@ -21,18 +21,19 @@ def peak_bytes(function: Callable[[], Any]) -> int:
 
 
 def peak(function: Callable[[], Any]) -> tuple[Any, int]:
-    """What `function()` returns, and its `peak_bytes`."""
-    if torch.cuda.is_available():
+    """What `function()` returns, and its `peak_bytes`. The function runs once."""
+    gpu = torch.cuda.is_available()
+    if gpu:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        result = function()
-        torch.cuda.synchronize()
-        if most := torch.cuda.max_memory_allocated() - before:
-            return result, most
     cpu = [torch.profiler.ProfilerActivity.CPU]
     with _mute(), torch.profiler.profile(activities=cpu, profile_memory=True) as seen:
         result = function()
+    if gpu:
+        torch.cuda.synchronize()
+        if most := torch.cuda.max_memory_allocated() - before:
+            return result, most
     changes = [event for event in seen.profiler.kineto_results.events() if event.name() == "[memory]"]
     now = most = 0
     for event in sorted(changes, key=lambda event: event.start_ns()):
