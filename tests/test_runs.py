@@ -139,9 +139,16 @@ def test_a_lesson_without_stored_figures_is_named(home):
         runs.table("07")
 
 
-@pytest.mark.parametrize(
-    "number", sorted(Path(name).stem for name in data.manifest() if name.startswith("runs/"))
-)
+STORED = sorted(Path(name).stem for name in data.manifest() if name.startswith("runs/"))
+
+
+@pytest.mark.parametrize("name", [name for name in STORED if not name.isdigit()])
+def test_a_kept_measurement_is_read_by_its_lesson(name):
+    source = project.find_notebook(name.split("_")[0]).read_text(encoding="utf-8")
+    assert "runs.kept(" in source and name in source
+
+
+@pytest.mark.parametrize("number", [name for name in STORED if name.isdigit()])
 def test_stored_figures_are_complete(number):
     stored = json.loads(data.path(f"runs/{number}.json").read_text())
     assert stored["seeds"] >= 5
