@@ -195,7 +195,7 @@ CASES = [
     exact("fewer vectors than asked for", flat(7, 5), queries(3, 5), unit_vectors),
     exact("33 x 6, one query", flat(33, 6), queries(1, 6), ids_shifted),
     exact("20,000 x 64, 256 queries", flat(20_000, 64), queries(256, 64), **TIMED),
-    exact("5,000 x 512, 256 queries", flat(5_000, 512), queries(256, 512), **TIMED),
+    exact("20,000 x 512, 256 queries", flat(20_000, 512), queries(256, 512), **TIMED),
     ivf(
         "1,013 x 24 in 31 lists, 4 visited",
         inverted_file(1013, 24, 31, 4),
