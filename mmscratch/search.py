@@ -229,6 +229,8 @@ def top_k_of_blocks(score: Callable[[slice], Tensor], total: int, k: int, step: 
     for start in range(0, total, step):
         best, rows = top_k(score(slice(start, start + step)), k)
         found.append((best, rows + start))
+    if len(found) == 1:
+        return found[0]
     best, rows = (torch.cat(part, dim=1) for part in zip(*found, strict=True))
     best, place = top_k(best, k)
     return best, rows.gather(1, place)
@@ -237,7 +239,7 @@ def top_k_of_blocks(score: Callable[[slice], Tensor], total: int, k: int, step: 
 class ExactIndex(Index):
     """Compares every query with every vector: one matrix product, in blocks that bound the memory."""
 
-    block = 2**24  # scores in memory at a time
+    block = 2**23  # scores in memory at a time
 
     def encode(self, vectors: Tensor) -> dict[str, Tensor]:
         return {"vectors": vectors}
