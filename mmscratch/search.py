@@ -36,26 +36,6 @@ __all__ = [
 ]
 
 
-def as_vectors(vectors: Tensor, dim: int, what: str = "vectors") -> Tensor:
-    """float32 (N, dim); ValueError for another shape or a number that is not finite."""
-    vectors = torch.as_tensor(vectors).detach().float()
-    if vectors.ndim != 2 or vectors.shape[1] != dim:
-        raise ValueError(f"expected {what} of shape (N, {dim}), got {tuple(vectors.shape)}")
-    if not vectors.isfinite().all():
-        rows = int((~vectors.isfinite()).any(1).sum())
-        raise ValueError(f"expected finite {what}, got a number that is not in {rows} rows")
-    return vectors
-
-
-def as_ids(ids: Iterable[int] | Tensor) -> Tensor:
-    """int64 (N,); ValueError for anything but a row of whole numbers from 0."""
-    ids = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids))
-    ids = ids.long() if ids.numel() == 0 else ids
-    if ids.ndim != 1 or ids.is_floating_point() or (ids < 0).any():
-        raise ValueError(f"expected ids as a row of whole numbers from 0, got {ids.dtype} {tuple(ids.shape)}")
-    return ids.long()
-
-
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write(file)` fill a file that replaces `path` whole, or not at all.
 
@@ -78,6 +58,26 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def as_vectors(vectors: Tensor, dim: int, what: str = "vectors") -> Tensor:
+    """float32 (N, dim); ValueError for another shape or a number that is not finite."""
+    vectors = torch.as_tensor(vectors).detach().float()
+    if vectors.ndim != 2 or vectors.shape[1] != dim:
+        raise ValueError(f"expected {what} of shape (N, {dim}), got {tuple(vectors.shape)}")
+    if not vectors.isfinite().all():
+        rows = int((~vectors.isfinite()).any(1).sum())
+        raise ValueError(f"expected finite {what}, got a number that is not in {rows} rows")
+    return vectors
+
+
+def as_ids(ids: Iterable[int] | Tensor) -> Tensor:
+    """int64 (N,); ValueError for anything but a row of whole numbers from 0."""
+    ids = torch.as_tensor(ids if isinstance(ids, Tensor) else list(ids))
+    ids = ids.long() if ids.numel() == 0 else ids
+    if ids.ndim != 1 or ids.is_floating_point() or (ids < 0).any():
+        raise ValueError(f"expected ids as a row of whole numbers from 0, got {ids.dtype} {tuple(ids.shape)}")
+    return ids.long()
 
 
 def read_state(path: str | Path) -> dict:

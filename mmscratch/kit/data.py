@@ -386,7 +386,7 @@ def picture(file: str | os.PathLike[str], size: int) -> Tensor:
     """
     import numpy as np
     import torch
-    from PIL import Image, ImageOps
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     try:
         with warnings.catch_warnings():
@@ -396,7 +396,9 @@ def picture(file: str | os.PathLike[str], size: int) -> Tensor:
     except (FileNotFoundError, IsADirectoryError, PermissionError):
         raise
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
-        raise ValueError(f"not a picture that can be read: {str(error).splitlines()[0][:80]}") from None
+        unknown = isinstance(error, UnidentifiedImageError)  # its message is the path, which the caller knows
+        why = "no known format" if unknown else str(error).splitlines()[0][:80]
+        raise ValueError(f"not a picture that can be read: {why}") from None
     ground = Image.new("RGB", whole.size, "white")
     ground.paste(whole, mask=whole.getchannel("A"))
     square = ImageOps.fit(ground, (size, size), Image.Resampling.BOX)
