@@ -61,7 +61,7 @@ __all__ = [
 
 
 def check_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> None:
-    """ValueError unless heads fit, and mask is boolean and spreads over the scores (B, h, T, S) of q and k."""
+    """ValueError unless heads divide and mask is boolean and spreads over the scores (B, h, T, S)."""
     if q.shape[1] % k.shape[1]:
         raise ValueError(f"{q.shape[1]} heads of queries are not a multiple of {k.shape[1]} heads of keys")
     if mask is None:
@@ -647,7 +647,7 @@ def generate(
     Sampling as in `choose`. A row that has said `eos_id` goes on saying it; all rows done, generation ends.
     mask (B, T) marks the real tokens of prompts padded on the left. `embeddings` (B, T, D) stand in for the
     prompt's own, `adjust(ids, logits)` may change the logits (B, V) before the choice. Without the cache
-    every step reads the whole sequence again, with the same result. Call `model.eval()` first where there is dropout.
+    every step reads the whole sequence again, with the same result; call `model.eval()` first.
     """
     if ids.ndim != 2 or ids.shape[1] < 1:
         raise ValueError(f"expected ids (B, T) with T >= 1, got {tuple(ids.shape)}")
