@@ -177,7 +177,7 @@ def cut_frames(waveform: Tensor, size: int, hop: int) -> Tensor:
 def log_spectrum(
     waveform: Tensor, size: int, hop: int, *, center: bool = False, floor: float = 1e-10
 ) -> Tensor:
-    """Base-10 logarithm of the power of each frequency in each frame, as Whisper takes it (Radford et al. 2023).
+    """Log10 of the power of each frequency in each frame, as Whisper takes it (Radford et al. 2023).
 
     waveform (B, L) -> (B, frames, size // 2 + 1); bin k stands for k * rate / size hertz. center: mirror
     size // 2 samples at both ends, so that frame i is centred on sample i * hop. floor: least power.

@@ -61,7 +61,9 @@ __all__ = [
 
 
 def check_mask(mask: Tensor | None, q: Tensor, k: Tensor) -> None:
-    """ValueError unless mask is boolean and spreads over the scores (B, h, T, S) of q and k."""
+    """ValueError unless heads divide and mask is boolean and spreads over the scores (B, h, T, S)."""
+    if q.shape[1] % k.shape[1]:
+        raise ValueError(f"{q.shape[1]} heads of queries are not a multiple of {k.shape[1]} heads of keys")
     if mask is None:
         return
     scores = (*q.shape[:3], k.shape[2])
@@ -158,7 +160,7 @@ class Attention(nn.Module):
     def weights(
         self, x: Tensor, rope: Tensor | None = None, mask: Tensor | None = None, *, causal: bool = False
     ) -> Tensor:
-        """softmax(q k^T / sqrt(d)) written out, to look at: (B, h, T, T), every row sums to one."""
+        """softmax(q k^T / sqrt(d)) written out, to look at: (B, h, T, T), as `attention_weights`."""
         q, k, _ = self.project(x, rope)
         return attention_weights(q, k, mask, causal=causal)
 
@@ -399,7 +401,7 @@ class Block(nn.Module):
 
 @dataclass(kw_only=True)
 class TransformerConfig(BlockConfig):
-    """A stack of blocks over tokens. The defaults are Llama's recipe (Touvron et al. 2023)."""
+    """A stack of blocks over tokens. The defaults are Llama's parts (Touvron et al. 2023); mlp_dim is 4 D."""
 
     vocab_size: int | None  # None: no embedding and no head, for sequences of vectors
     depth: int
@@ -617,8 +619,11 @@ def choose(
         )
     if logits.ndim != 2:
         raise ValueError(f"expected logits (B, V), got {tuple(logits.shape)}")
+    if logits.isnan().any():
+        raise ValueError("expected numbers for logits, got nan")
     if temperature == 0:
         return logits.argmax(dim=-1)
+    logits = logits.float() - logits.float().amax(dim=-1, keepdim=True)  # <= 0: a tiny temperature is no inf
     probabilities, tokens = (logits / temperature).softmax(dim=-1).sort(dim=-1, descending=True)
     if top_k is not None:
         probabilities = probabilities[:, :top_k] / probabilities[:, :top_k].sum(dim=-1, keepdim=True)
@@ -642,7 +647,7 @@ def generate(
     Sampling as in `choose`. A row that has said `eos_id` goes on saying it; all rows done, generation ends.
     mask (B, T) marks the real tokens of prompts padded on the left. `embeddings` (B, T, D) stand in for the
     prompt's own, `adjust(ids, logits)` may change the logits (B, V) before the choice. Without the cache
-    every step reads the whole sequence again, with the same result.
+    every step reads the whole sequence again, with the same result; call `model.eval()` first.
     """
     if ids.ndim != 2 or ids.shape[1] < 1:
         raise ValueError(f"expected ids (B, T) with T >= 1, got {tuple(ids.shape)}")
@@ -653,6 +658,8 @@ def generate(
     B, T = ids.shape
     if mask is not None and (mask.shape != ids.shape or not mask[:, -1].all()):
         raise ValueError(f"expected a mask {(B, T)} of prompts padded on the left, got {tuple(mask.shape)}")
+    if use_cache and not model.config.causal:
+        raise ValueError("expected a causal model for a cache, got causal=False")
     cache = KVCache(model, B, T + max_new_tokens - 1) if use_cache else None
     done = torch.zeros(B, dtype=torch.bool, device=ids.device)
     source = embed_input(model, ids if embeddings is None else None, embeddings, context)  # (B, T, D)

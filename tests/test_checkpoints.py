@@ -150,7 +150,7 @@ def binds(code: types.CodeType) -> set[str]:
 
 
 def leading_to(last: types.CodeType, before: list[types.CodeType]) -> list[types.CodeType]:
-    """The statements that `last` rests on, in order. A function may use a name that is bound after its own."""
+    """The statements that `last` rests on, in order. A function may use a name bound after its own."""
     late: set[str] = set()
     while True:
         wanted, kept = loads(last) | late, [last]

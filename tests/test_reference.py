@@ -384,7 +384,7 @@ def test_benchmarks_are_merged_by_case(tmp_path):
     row = bench.row(CASE, CASE.run(timing=1))
     bench.save(path, [row | {"forward_ratio": 0.5}, row | {"case": "other"}], bench.machine(1))
     bench.save(path, [row | {"forward_ratio": 0.8}], bench.machine(1))
-    stored = bench.stored("p.P", path)
+    stored = bench.stored("p.P", path=path)
     assert [(r["case"], r["forward_ratio"]) for r in stored.figures][1] == ("tiny", 0.8)
     assert "lib L, tiny" in repr(stored) and "0.80" in repr(stored) and "threads: 1" in repr(stored)
     assert json.loads(path.read_text())["machine"].keys() == {"cpu", "threads", "torch"}
@@ -392,10 +392,10 @@ def test_benchmarks_are_merged_by_case(tmp_path):
 
 def test_absent_benchmarks_name_the_command_that_measures_them(tmp_path):
     with pytest.raises(FileNotFoundError, match="python -m mmscratch.kit.bench vit"):
-        bench.stored("vit.VisionTransformer", tmp_path / "benchmarks.json")
+        bench.stored("vit.VisionTransformer", path=tmp_path / "benchmarks.json")
     bench.save(tmp_path / "benchmarks.json", [], bench.machine(1))
     with pytest.raises(ValueError, match="no benchmarks of vit.VisionTransformer"):
-        bench.stored("vit.VisionTransformer", tmp_path / "benchmarks.json")
+        bench.stored("vit.VisionTransformer", path=tmp_path / "benchmarks.json")
 
 
 def slower(theirs):

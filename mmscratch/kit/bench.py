@@ -113,20 +113,21 @@ class Stored(Table):
         self.figures = rows
 
 
-def stored(primitive: str, path: Path | None = None) -> Stored:
-    """The figures `make bench` stored for a primitive (`"vit.VisionTransformer"`), for display in its lesson.
+def stored(*primitives: str, path: Path | None = None) -> Stored:
+    """What `make bench` stored for some primitives (`"vit.VisionTransformer"`), for display in their lesson.
 
     Raises FileNotFoundError or ValueError, with the command that measures them, when there are none.
     """
     if path is None:  # an installed package carries a copy beside this module
         path = root() / "data" / "benchmarks.json" if root() else Path(__file__).with_name("benchmarks.json")
-    command = f"python -m mmscratch.kit.bench {primitive.split('.')[0]}"
+    command = f"python -m mmscratch.kit.bench {primitives[0].split('.')[0]}"
     if not path.is_file():
         raise FileNotFoundError(f"no benchmarks stored in {path}: run {command}")
     found = json.loads(path.read_text(encoding="utf-8"))
-    rows = [r for r in found["rows"] if r["primitive"] == primitive]
-    if not rows:
-        raise ValueError(f"no benchmarks of {primitive} in {path}: run {command}")
+    rows = [r for primitive in primitives for r in found["rows"] if r["primitive"] == primitive]
+    for primitive in primitives:
+        if all(r["primitive"] != primitive for r in rows):
+            raise ValueError(f"no benchmarks of {primitive} in {path}: run {command}")
     threads = "/".join(str(n) for n in sorted({r["threads"] for r in rows}))
     where = f"{found['machine']['cpu']}, threads: {threads}, torch {found['machine']['torch']}"
     return Stored(rows, f"Time of ours divided by theirs ({where}).")

@@ -539,7 +539,6 @@ def usual(family, shape, changes, misplaced, ends):
             positions_restart,
             positions_skip_one,
             prompt_forgotten,
-            *CAUSAL[:1],
             ours=our_greedy(23),
             theirs=greedy(23),
         ),
