@@ -8,6 +8,7 @@ need them.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import html
 import importlib
@@ -39,6 +40,7 @@ __all__ = [
     "at_most",
     "cases",
     "compare",
+    "mutants",
     "pretrained",
     "randomise",
     "require",
@@ -627,6 +629,22 @@ class Case:
             bound=self.bound,
             **self.options | options,
         )
+
+
+def mutants(mapping: Callable, *changes: Callable, **named: Callable) -> dict[str, Callable]:
+    """Wrong mappings for `Case.wrong`, by readable name: map the reference, then break ours in one way.
+
+    changes: functions of our model, without gradients; their names, or the keywords of `named`, are shown.
+    """
+
+    def broken(change: Callable, reference: Any) -> Any:
+        ours = mapping(reference)
+        with torch.no_grad():
+            change(ours)
+        return ours
+
+    named = {change.__name__: change for change in changes} | named
+    return {name.replace("_", " "): functools.partial(broken, change) for name, change in named.items()}
 
 
 def cases(folder: str | Path, only: Sequence[str] = ()) -> list[Case]:

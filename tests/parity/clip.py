@@ -6,13 +6,11 @@ Each mutant maps the weights correctly and then breaks our model in one way; the
 
 from __future__ import annotations
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 # ---------------------------------------------------------------------------------------------------------
 # Both sides
@@ -246,19 +244,6 @@ def no_layer_scale(model):
 def layer_scales_exchanged(model):
     for block in everywhere(model):
         block.scale1, block.scale2 = block.scale2, block.scale1
-
-
-def mutants(mapping, *changes, **named):
-    """Wrong mappings by readable name: map, then break."""
-
-    def broken(change, reference):
-        model = mapping(reference)
-        with torch.no_grad():
-            change(model)
-        return model
-
-    named = {change.__name__: change for change in changes} | named
-    return {name.replace("_", " "): functools.partial(broken, change) for name, change in named.items()}
 
 
 TOWERS = (

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 
 def noise(*shape):
@@ -59,16 +59,6 @@ def tokens_shifted(net):
     net.register_forward_hook(lambda module, inputs, tokens: tokens.roll(1, dims=1))
 
 
-def mutants(*changes):
-    def broken(change, reference):
-        net = from_convolution(reference)
-        with torch.no_grad():
-            change(net)
-        return net
-
-    return {change.__name__.replace("_", " "): functools.partial(broken, change) for change in changes}
-
-
 def as_tokens(conv, x):
     """The convolution's output as (B, N, D); films come as (B, T, C, H, W)."""
     x = x.transpose(1, 2) if x.ndim == 5 else x
@@ -82,7 +72,7 @@ def embedding(name, cls, kernel_size, inputs, *changes, channels=3, dim=10, bias
         from_convolution,
         inputs,
         call_reference=as_tokens,
-        wrong=mutants(*changes),
+        wrong=mutants(from_convolution, *changes),
         primitive="modalities.TubeletEmbedding",
         library=f"torch {cls.__name__}",
         **fields,

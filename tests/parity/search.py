@@ -10,7 +10,7 @@ import functools
 
 import torch
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 K = 9
 
@@ -156,22 +156,13 @@ def query_quantised_too(index):
     index.scan = symmetric
 
 
-def mutants(*changes):
-    def broken(change, reference):
-        index = ours(reference)
-        change(index)
-        return index
-
-    return {change.__name__.replace("_", " "): functools.partial(broken, change) for change in changes}
-
-
 def case(library, primitive, name, reference, inputs, *changes, **fields):
     return Case(
         name,
         reference=reference,
         ours=ours,
         inputs=inputs,
-        wrong=mutants(*changes),
+        wrong=mutants(ours, *changes),
         library=library,
         primitive=primitive,
         options={"random_weights": False},

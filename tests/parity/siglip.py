@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 # ---------------------------------------------------------------------------------------------------------
 # The loss
@@ -167,16 +167,6 @@ def call_theirs(model, images, ids):
     return found.image_embeds, found.text_embeds, found.logits_per_image, found.loss
 
 
-def mutants(*changes):
-    def broken(change, reference):
-        model = from_transformers(reference)
-        with torch.no_grad():
-            change(model)
-        return model
-
-    return {c.__name__.replace("_", " "): functools.partial(broken, c) for c in changes}
-
-
 def each_attention(blocks, change):
     for block in blocks:
         attention = block.attention
@@ -272,6 +262,7 @@ def no_logit_bias(model):
 
 
 ALL = mutants(
+    from_transformers,
     image_scores_by_width,
     text_queries_are_keys,
     erf_gelu,
@@ -306,7 +297,7 @@ MODELS = [
         "five grey pictures, another text width",
         siglip_model(dict(num_channels=1), dict(hidden_size=36, num_attention_heads=3, projection_size=48)),
         pictures_and_words(5, 40, 11, channels=1),
-        wrong=mutants(first_position_read, mean_of_the_patches),
+        wrong=mutants(from_transformers, first_position_read, mean_of_the_patches),
     ),
     model_case(
         "exact GELU",

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 # ---------------------------------------------------------------------------------------------------------
 # Both sides
@@ -363,19 +363,6 @@ def embedding_scaled(model):
 
 def blocks_reversed(model):
     model.blocks = nn.ModuleList(reversed(model.blocks))
-
-
-def mutants(mapping, *changes, **named):
-    """Wrong mappings by readable name: map, then break."""
-
-    def broken(change, reference):
-        model = mapping(reference)
-        with torch.no_grad():
-            change(model)
-        return model
-
-    named = {change.__name__: change for change in changes} | named
-    return {name.replace("_", " "): functools.partial(broken, change) for name, change in named.items()}
 
 
 CAUSAL = (not_causal, causal_mask_one_ahead, causal_mask_one_behind)

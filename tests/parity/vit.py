@@ -12,7 +12,7 @@ from unittest import mock
 import torch
 import torch.nn.functional as F
 
-from mmscratch.kit.reference import Case
+from mmscratch.kit.reference import Case, mutants
 
 PRIMITIVE = "vit.VisionTransformer"
 
@@ -208,19 +208,6 @@ def bilinear_positions(model):
 
 def other_antialias(model):
     model.tokens.antialias = not model.tokens.antialias
-
-
-def mutants(mapping, *changes, **named):
-    """Wrong mappings by readable name: map, then break."""
-
-    def broken(change, reference):
-        model = mapping(reference)
-        with torch.no_grad():
-            change(model)
-        return model
-
-    named = {change.__name__: change for change in changes} | named
-    return {name.replace("_", " "): functools.partial(broken, change) for name, change in named.items()}
 
 
 # what any configuration with several heads, patches and blocks must notice
