@@ -158,7 +158,7 @@ def flow(x: float, y: float) -> str:
         bars(left + 182, base - 10, "#8a94a0"),
         text(left + 182, base + 10, "the library", 15, weight=600),
         text(model + 4, base - 30, "same weights, same outputs, same gradients", 17, weight=600),
-        text(model + 4, base - 4, "to within 10⁻⁵, and no slower", 17, colour=SOFT),
+        text(model + 4, base - 4, "to within 10⁻⁵, no slower to train", 17, colour=SOFT),
     ]
     return "".join(parts)
 
@@ -192,7 +192,7 @@ def narrow_flow(x: float, y: float) -> str:
         bars(x + 178, base - 10, "#8a94a0"),
         text(x + 178, base + 14, "the library", 17, weight=600),
         text(x, base + 52, "same weights, outputs and gradients,", 18, weight=600),
-        text(x, base + 78, "to within 10⁻⁵, and no slower", 18, colour=SOFT),
+        text(x, base + 78, "to within 10⁻⁵, no slower to train", 18, colour=SOFT),
     ]
     return "".join(parts)
 
