@@ -116,19 +116,27 @@ class CLIP(nn.Module):
 
     images (B, C, H, W), ids (B, T) -> image features (B, E) and text features (B, E), of length one, and the
     scale of the logits, 1 / temperature. `visual` and `text`: any modules that turn their input into (B, E).
+    The parameter `logit_scale` holds the logarithm of the scale, as in open_clip and transformers.
     """
 
     def __init__(
-        self, visual: nn.Module, *, text: nn.Module, scale: float = 1 / 0.07, max_scale: float = 100.0
+        self,
+        visual: nn.Module,
+        *,
+        text: nn.Module,
+        logit_scale: float = 1 / 0.07,
+        max_logit_scale: float = 100.0,
     ):
         super().__init__()
-        if not 0 < scale <= max_scale:
-            raise ValueError(f"expected 0 < scale <= max_scale {max_scale}, got {scale}")
+        if not 0 < logit_scale <= max_logit_scale:
+            raise ValueError(
+                f"expected 0 < logit_scale <= max_logit_scale {max_logit_scale}, got {logit_scale}"
+            )
         widths = [getattr(tower, "embed_dim", None) for tower in (visual, text)]
         if None not in widths and widths[0] != widths[1]:
             raise ValueError(f"expected towers of one embed_dim, got {widths[0]} and {widths[1]}")
-        self.visual, self.text, self.max_scale = visual, text, max_scale
-        self.log_scale = nn.Parameter(torch.tensor(math.log(scale)))
+        self.visual, self.text, self.max_logit_scale = visual, text, max_logit_scale
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(logit_scale)))
 
     def encode_image(self, images: Tensor) -> Tensor:
         """(B, C, H, W) -> (B, E), of length one."""
@@ -139,12 +147,12 @@ class CLIP(nn.Module):
         return F.normalize(self.text(ids), dim=-1)
 
     @torch.no_grad()
-    def clamp_scale(self) -> None:
-        """Bring the scale back to max_scale at most; call it after each step of the optimiser."""
-        self.log_scale.clamp_(max=math.log(self.max_scale))
+    def clamp_logit_scale(self) -> None:
+        """Bring the scale back to max_logit_scale at most; call it after each step of the optimiser."""
+        self.logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return self.encode_image(images), self.encode_text(ids), self.log_scale.exp()
+        return self.encode_image(images), self.encode_text(ids), self.logit_scale.exp()
 
 
 def check_features(image_features: Tensor, text_features: Tensor) -> None:
@@ -199,7 +207,6 @@ FROM_OPEN_CLIP = {
     r"^(text\.)?ln_final": "text.transformer.norm",
     r"^(text\.)?text_projection$": "text.transformer.head.weight",
     r"^(text\.)?text_projection\.": "text.transformer.head.",
-    r"^logit_scale": "log_scale",
     r"\.ln_([12])\.": r".norm\1.",
     r"\.attn\.in_proj_": ".attention.qkv.",
     r"\.attn\.out_proj": ".attention.out",
@@ -273,7 +280,7 @@ def from_open_clip(model: nn.Module) -> CLIP:
         ),
     )  # fmt: skip
     ours = CLIP(towers[0], text=towers[1])
-    ours.log_scale = nn.Parameter(model.logit_scale.detach().clone())  # of shape () or (1,)
+    ours.logit_scale = nn.Parameter(model.logit_scale.detach().clone())  # of shape () or (1,)
 
     def edit(state: dict[str, Tensor]) -> None:
         shape_tokens(state)
@@ -298,7 +305,6 @@ FROM_TRANSFORMERS = {
     r"^text_model\.encoder\.layers": "text.transformer.blocks",
     r"^text_model\.final_layer_norm": "text.transformer.norm",
     r"^text_projection": "text.transformer.head",
-    r"^logit_scale": "log_scale",
     r"\.self_attn\.": ".attention.",
     r"\.out_proj\.": ".out.",
     r"\.layer_norm([12])\.": r".norm\1.",

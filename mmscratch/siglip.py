@@ -297,11 +297,11 @@ class SigLIP(CLIP):
     """
 
     def __init__(
-        self, visual: nn.Module, *, text: nn.Module, scale: float = 10.0, bias: float = -10.0,
-        max_scale: float = math.inf,
+        self, visual: nn.Module, *, text: nn.Module, logit_scale: float = 10.0,
+        logit_bias: float = -10.0, max_logit_scale: float = math.inf,
     ):  # fmt: skip
-        super().__init__(visual, text=text, scale=scale, max_scale=max_scale)
-        self.logit_bias = nn.Parameter(torch.tensor(float(bias)))
+        super().__init__(visual, text=text, logit_scale=logit_scale, max_logit_scale=max_logit_scale)
+        self.logit_bias = nn.Parameter(torch.tensor(float(logit_bias)))
 
     def probability(self, images: Tensor, ids: Tensor) -> Tensor:
         """Chance that picture i and text j belong together: (B, C, H, W), (M, T) -> (B, M)."""
@@ -323,7 +323,6 @@ FROM_TRANSFORMERS = {
     r"^text_model\.encoder\.layers": "text.transformer.blocks",
     r"^text_model\.final_layer_norm": "text.transformer.norm",
     r"^text_model\.head": "text.transformer.head",
-    r"^logit_scale": "log_scale",
     r"\.self_attn\.": ".attention.",
     r"\.out_proj\.": ".out.",
     r"\.layer_norm([12])\.": r".norm\1.",
@@ -355,6 +354,6 @@ def from_transformers(model: nn.Module) -> SigLIP:
         max_positions=read.max_position_embeddings, **transformers_block(read),
     )  # fmt: skip
     ours = SigLIP(visual, text=text)
-    ours.log_scale = nn.Parameter(model.logit_scale.detach().clone())  # of shape (1,)
+    ours.logit_scale = nn.Parameter(model.logit_scale.detach().clone())  # of shape (1,)
     ours.logit_bias = nn.Parameter(model.logit_bias.detach().clone())
     return load_mapped(model, ours, FROM_TRANSFORMERS, reshape_weights)

@@ -52,7 +52,7 @@ def test_features_have_length_one_and_the_scale_is_the_start_value():
     for found in (image_features, text_features):
         torch.testing.assert_close(found.norm(dim=1), torch.ones(4))
     assert scale.shape == () and scale.item() == pytest.approx(1 / 0.07)
-    net = model(scale=10.0)
+    net = model(logit_scale=10.0)
     images, ids = pairs()
     torch.testing.assert_close(net.encode_image(images), net(images, ids)[0])
     torch.testing.assert_close(net.encode_text(ids), net(images, ids)[1])
@@ -127,8 +127,10 @@ def test_wrong_options_are_refused():
     with pytest.raises(ValueError, match="expected towers of one embed_dim, got 6 and 7"):
         CLIP(ImageTower(16, **SEEN), text=TextTower(40, **READ | dict(embed_dim=7)))
     for scale in (0.0, -1.0, 101.0):
-        with pytest.raises(ValueError, match=f"expected 0 < scale <= max_scale 100.0, got {scale}"):
-            model(scale=scale)
+        with pytest.raises(
+            ValueError, match=f"expected 0 < logit_scale <= max_logit_scale 100.0, got {scale}"
+        ):
+            model(logit_scale=scale)
     with pytest.raises(ValueError, match="at most max_positions 9 tokens, got 10"):
         model().encode_text(torch.full((1, 10), 2))
     with pytest.raises(ValueError, match="image height 15 is not a multiple of patch_size 8"):
@@ -144,13 +146,13 @@ def test_a_tower_without_projection_hands_out_its_own_width():
 
 def test_the_clipped_scale_can_come_back():
     net = model()
-    net.log_scale.data.fill_(math.log(500.0))
-    net.clamp_scale()
+    net.logit_scale.data.fill_(math.log(500.0))
+    net.clamp_logit_scale()
     scale = net(*pairs())[2]
     assert scale.item() == pytest.approx(100.0, rel=1e-5)
-    assert torch.autograd.grad(scale, net.log_scale)[0] > 0
-    net.log_scale.data.fill_(math.log(0.5))
-    net.clamp_scale()
+    assert torch.autograd.grad(scale, net.logit_scale)[0] > 0
+    net.logit_scale.data.fill_(math.log(0.5))
+    net.clamp_logit_scale()
     assert net(*pairs())[2].item() == pytest.approx(0.5)
 
 

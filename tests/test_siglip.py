@@ -332,7 +332,7 @@ def test_the_model_is_called_and_answers_as_clip_does_and_has_a_bias():
 
 
 def test_probabilities_are_each_pair_for_itself():
-    model = small(scale=4.0, bias=-1.0)
+    model = small(logit_scale=4.0, logit_bias=-1.0)
     images, ids = unit(3, 3, 16, 16, dtype=torch.float32), torch.randint(20, (5, 6))
     found = model.probability(images, ids)
     assert found.shape == (3, 5) and (found > 0).all() and (found < 1).all()
@@ -342,13 +342,13 @@ def test_probabilities_are_each_pair_for_itself():
 
 
 def test_the_scale_may_grow_past_the_hundred_of_clip_unless_told():
-    model = small(scale=500.0)
-    model.clamp_scale()
+    model = small(logit_scale=500.0)
+    model.clamp_logit_scale()
     assert model(unit(1, 3, 16, 16, dtype=torch.float32), torch.zeros(1, 6).long())[
         2
     ].item() == pytest.approx(500)
-    with pytest.raises(ValueError, match="max_scale 100"):
-        small(scale=500.0, max_scale=100.0)
+    with pytest.raises(ValueError, match="max_logit_scale 100"):
+        small(logit_scale=500.0, max_logit_scale=100.0)
 
 
 def test_every_parameter_of_a_loaded_model_learns():
@@ -362,7 +362,7 @@ def test_every_parameter_of_a_loaded_model_learns():
         )
     )
     ours = siglip.from_transformers(reference)
-    assert ours.log_scale.shape == ours.logit_bias.shape == (1,)
+    assert ours.logit_scale.shape == ours.logit_bias.shape == (1,)
     assert sum(p.numel() for p in ours.parameters()) == sum(p.numel() for p in reference.parameters())
     image, text, scale = ours(unit(3, 3, 16, 16, dtype=torch.float32), torch.randint(30, (3, 5)))
     siglip_loss(image, text, scale, ours.logit_bias).backward()
@@ -449,7 +449,7 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "rank_share('ring', x, x, 10.0, -10.0, 2)": "ValueError: Default process group",
     },
     "SigLIP": {
-        "SigLIP(tower(), text=words(), scale=0.0)": "ValueError: scale .*got 0",
+        "SigLIP(tower(), text=words(), logit_scale=0.0)": "ValueError: expected 0 < logit_scale .*got 0",
         "SigLIP(tower(), text=words(embed_dim=6))": "ValueError: one embed_dim, got 8 and 6",
     },
     "from_transformers": {

@@ -233,7 +233,7 @@ def not_normalised(model):
 
 
 def temperature_for_scale(model):
-    model.log_scale.neg_()
+    model.logit_scale.neg_()
 
 
 def no_layer_scale(model):

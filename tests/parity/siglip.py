@@ -254,7 +254,7 @@ def patch_transposed(model):
 
 
 def scale_not_exponentiated(model):
-    model.log_scale.copy_(model.log_scale.abs().log())
+    model.logit_scale.copy_(model.logit_scale.abs().log())
 
 
 def no_logit_bias(model):
