@@ -8,20 +8,24 @@ from collections.abc import Callable
 from typing import Any
 
 
-def alive() -> bool:
-    """Whether widgets can work here: ipywidgets is installed and the run is not one that is being stored."""
-    stored = os.environ.get("MMSCRATCH_PROGRESS") == "off"
-    return not stored and importlib.util.find_spec("ipywidgets") is not None
+def obstacle() -> str:
+    """Why widgets cannot work here, in a sentence; empty where they can."""
+    if os.environ.get("MMSCRATCH_PROGRESS") == "off":
+        return "The search box appears in a running notebook; here you see what it would show."
+    if importlib.util.find_spec("ipywidgets") is None:
+        return "The search box needs ipywidgets: pip install ipywidgets, and start the notebook again."
+    return ""
 
 
 def search_box(answer: Callable[[str], Any], *, prompt: str = "Describe a picture", start: str = "") -> Any:
     """A text field that shows `answer(text)` below itself whenever the reader presses Enter.
 
-    `answer` returns anything that a cell can show; a ValueError it raises is shown as one line. Returns the
+    `answer` returns anything that a cell can show; a ValueError it raises is shown as one line, a blank field
+    as nothing. Returns the
     widget, or None, with a printed line that says why, where widgets cannot work.
     """
-    if not alive():
-        print("The search box appears in a running notebook; here you see what it would show.")
+    if reason := obstacle():
+        print(reason)
         return None
     import ipywidgets
     from IPython.display import display
@@ -30,11 +34,12 @@ def search_box(answer: Callable[[str], Any], *, prompt: str = "Describe a pictur
     below = ipywidgets.Output()
 
     def show(_change: Any = None) -> None:
-        below.clear_output(wait=True)
+        text = field.value.strip()
+        below.clear_output(wait=bool(text))  # to wait for an output that never comes would keep the old one
         with below:
-            if field.value.strip():
+            if text:
                 try:
-                    display(answer(field.value.strip()))
+                    display(answer(text))
                 except ValueError as error:
                     print(error)
 
