@@ -21,8 +21,7 @@ def search_box(answer: Callable[[str], Any], *, prompt: str = "Describe a pictur
     """A text field that shows `answer(text)` below itself whenever the reader presses Enter.
 
     `answer` returns anything that a cell can show; a ValueError it raises is shown as one line, a blank field
-    as nothing. Returns the
-    widget, or None, with a printed line that says why, where widgets cannot work.
+    as nothing. Returns the widget, or None, with a printed line that says why, where widgets cannot work.
     """
     if reason := obstacle():
         print(reason)
