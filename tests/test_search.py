@@ -235,6 +235,22 @@ def test_recall_grows_with_the_lists_visited_and_ends_at_one():
     assert found == sorted(found) and found[0] < 0.7 and found[-1] == 1
 
 
+def test_queries_go_in_portions_when_everything_is_asked_for(monkeypatch):
+    x, q, sizes = vectors(3000), vectors(90, seed=1), []
+    index, true = (
+        search.IVFIndex(DIM, num_lists=20, nprobe=20).train(x, generator=seeded()),
+        search.ExactIndex(DIM),
+    )
+    index.add(x)
+    true.add(x)
+    scan = index.scan
+    monkeypatch.setattr(index, "scan", lambda part, k: sizes.append(len(part) * k * 20) or scan(part, k))
+    scores, ids = index.search(q, 4000)
+    assert len(sizes) > 1 and max(sizes) <= 2**22 and ids.shape == (90, 4000)
+    torch.testing.assert_close(scores, true.search(q, 4000)[0])
+    assert (ids[:, 3000:] == -1).all() and (ids[:, :3000] >= 0).all()
+
+
 def test_recall_counts_what_it_should():
     true = torch.tensor([[1, 2], [3, -1]])
     assert search.knn_recall(torch.tensor([[2, 1], [3, 9]]), true) == 1
