@@ -295,7 +295,7 @@ def rank_share(
 ) -> dict[str, Tensor]:  # fmt: skip
     """What one rank computes from its `per_rank` rows: its share of the loss, and gradients.
 
-    kind: "gather" for InfoNCE; "ring", or "gather captions", for the sigmoid loss. For `mmscratch.kit.launch`.
+    kind: "gather" for InfoNCE, "ring" or "gather captions" for the sigmoid loss. For `mmscratch.kit.launch`.
     """
     if kind not in ("gather", "gather captions", "ring"):
         raise ValueError(f"expected kind to be gather, gather captions or ring, got {kind!r}")
