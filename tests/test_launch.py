@@ -88,7 +88,9 @@ def test_a_launch_that_takes_too_long_is_given_up(targets):
 
 def test_workers_that_wait_for_each_other_end_with_the_launch(targets, tmp_path):
     program = (
+        "import signal\n"
         "from mmscratch.kit.launch import launch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"launch('some_targets:wait_for_ever', worlds=(2,), calls={{'it': {{'folder': {str(tmp_path)!r}}}}})"
     )
     path = os.pathsep.join([str(tmp_path), *sys.path])
