@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 INSTALL = dict.fromkeys(
-    ("faiss", "huggingface_hub", "lancedb", "open_clip", "transformers"), "mmscratch[reference]"
+    ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "transformers"), "mmscratch[reference]"
 )
 
 
