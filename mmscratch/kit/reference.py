@@ -49,7 +49,8 @@ __all__ = [
 ]
 
 INSTALL = dict.fromkeys(
-    ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "transformers"), "mmscratch[reference]"
+    ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "scipy", "transformers"),
+    "mmscratch[reference]",
 )
 
 
