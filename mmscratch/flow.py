@@ -361,6 +361,10 @@ def first_step(
     """A first step for `solve_adaptive`, from the size of x, of v and of the change of v."""
     scale, length = atol + rtol * x.abs(), abs(end - start)
     d0, d1 = norm(x / scale), norm(v / scale)
+    if not math.isfinite(d1):
+        raise ValueError(
+            f"expected finite velocities, got {v.flatten()[~v.isfinite().flatten()][:3].tolist()}"
+        )
     h = min(1e-6 if min(d0, d1) < 1e-5 else 0.01 * d0 / d1, length)
     t = start + math.copysign(h, end - start)
     d2 = norm((velocity(x + (t - start) * v, x.new_full((len(x),), t)) - v) / scale) / h
@@ -374,7 +378,7 @@ def next_size(
     """The next step's length, and whether this step is accepted. `shrink`: it was tried before."""
     found = norm(error / (atol + rtol * torch.maximum(x.abs(), ahead.abs())))
     if math.isnan(found):
-        raise ValueError("expected finite velocities, got NaN")
+        raise ValueError("expected finite velocities, got nan")
     factor = 0.9 * found**-0.2 if found else math.inf
     if found < 1:
         return size * min(1 if shrink else 10, factor), True
@@ -634,11 +638,10 @@ def beta_quantile(p: float, a: float) -> float:
     scale = math.gamma(2 * a) / math.gamma(a) ** 2
 
     def below(x: float) -> float:  # integral of u^(a-1) (1 - u)^(a-1), the second factor as a power series
-        total, term, k = 0.0, 1.0, 0
-        while term > 1e-18:
+        total, term = 0.0, 1.0
+        for k in range(60):  # x is at most 1/2
             total += term / (a + k)
             term *= x * (k + 1 - a) / (k + 1)
-            k += 1
         return scale * x**a * total
 
     low, high = 0.0, 0.5
