@@ -350,6 +350,17 @@ def dormand_prince_step(
     return ahead, ks[-1], add_up(torch.zeros_like(x), gap, ks, h)
 
 
+@dataclass(frozen=True)
+class Solution:
+    """Where an adaptive solve ended, x (B, ...), the times it stopped at, and what it cost."""
+
+    x: Tensor
+    times: Tensor  # (S + 1,)
+    states: Tensor | None  # (S + 1, B, ...), where asked for
+    evaluations: int
+    rejected: int
+
+
 def norm(x: Tensor) -> float:
     """Root mean square over everything."""
     return x.detach().double().square().mean().sqrt().item()
@@ -394,17 +405,6 @@ def check_tolerances(x: Tensor, start: float, end: float, rtol: float, atol: flo
     least = 100 * torch.finfo(torch.float64).eps
     if not (rtol >= least and atol >= 0):
         raise ValueError(f"expected rtol >= {least:.1e} and atol >= 0, got {rtol} and {atol}")
-
-
-@dataclass(frozen=True)
-class Solution:
-    """Where an adaptive solve ended, x (B, ...), the times it stopped at, and what it cost."""
-
-    x: Tensor
-    times: Tensor  # (S + 1,)
-    states: Tensor | None  # (S + 1, B, ...), where asked for
-    evaluations: int
-    rejected: int
 
 
 def solve_adaptive(
