@@ -126,6 +126,20 @@ def rescale_zero_snr(alphas_cumprod: Tensor) -> Tensor:
     return ((roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])) ** 2
 
 
+def estimate(
+    output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor, prediction: str
+) -> tuple[Tensor, Tensor]:
+    """What the network's output says about x0 and epsilon, where x = signal x0 + sigma epsilon.
+
+    output and x (B, ...); signal and sigma, the roots of alpha-bar and of 1 - alpha-bar, spread over them.
+    """
+    if prediction == "epsilon":
+        return (x - sigma * output) / signal, output
+    if prediction == "x0":
+        return output, (x - signal * output) / sigma
+    return signal * x - sigma * output, signal * output + sigma * x  # v
+
+
 @dataclass(kw_only=True)
 class SamplerConfig:
     """The knobs of `Diffusion` beside schedule and prediction."""
@@ -207,20 +221,6 @@ class ForwardProcess:
         """What the network should say about `add_noise(x0, noise, t)`: epsilon, x0 or v."""
         signal, sigma = self.roots(t, x0)
         return {"epsilon": noise, "x0": x0}.get(self.prediction, signal * noise - sigma * x0)
-
-
-def estimate(
-    output: Tensor, x: Tensor, signal: Tensor, sigma: Tensor, prediction: str
-) -> tuple[Tensor, Tensor]:
-    """What the network's output says about x0 and epsilon, where x = signal x0 + sigma epsilon.
-
-    output and x (B, ...); signal and sigma, the roots of alpha-bar and of 1 - alpha-bar, spread over them.
-    """
-    if prediction == "epsilon":
-        return (x - sigma * output) / signal, output
-    if prediction == "x0":
-        return output, (x - signal * output) / sigma
-    return signal * x - sigma * output, signal * output + sigma * x  # v
 
 
 def min_snr_weights(alphas_cumprod: Tensor, prediction: str, gamma: float = 5.0) -> Tensor:
@@ -479,26 +479,6 @@ class Diffusion(ReverseSteps):
         return torch.stack(kept) if trajectory else x
 
 
-class EMA:
-    """A running mean of a model's weights: `average` is the model to sample from (Polyak & Juditsky 1992).
-
-    `update(model)` after each step of the optimiser. The decay rises from 0.1 to `decay`, so that the first
-    weights are forgotten.
-    """
-
-    def __init__(self, model: nn.Module, decay: float = 0.999):
-        if not 0 <= decay < 1:
-            raise ValueError(f"expected decay in [0, 1), got {decay}")
-        self.average, self.decay, self.steps = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        self.steps += 1
-        decay = min(self.decay, self.steps / (9 + self.steps))
-        for mean, now in zip(self.average.state_dict().values(), model.state_dict().values(), strict=True):
-            mean.lerp_(now.to(mean), 1 - decay) if mean.is_floating_point() else mean.copy_(now)
-
-
 def timestep_embedding(t: Tensor, dim: int, *, shift: float = 0.0, max_period: float = 10_000.0) -> Tensor:
     """Cosines, then sines, of t at dim / 2 falling frequencies (Ho et al. 2020, sec. B): (B,) -> (B, dim).
 
@@ -635,6 +615,26 @@ class DiT(nn.Module):
             x = block(x, steer[i % len(steer)])
         x = modulate(self.norm(x), *self.modulation(F.silu(steer[0])).chunk(2, dim=1))
         return unpatchify(self.head(x), self.config.patch_size, grid)
+
+
+class EMA:
+    """A running mean of a model's weights: `average` is the model to sample from (Polyak & Juditsky 1992).
+
+    `update(model)` after each step of the optimiser. The decay rises from 0.1 to `decay`, so that the first
+    weights are forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float = 0.999):
+        if not 0 <= decay < 1:
+            raise ValueError(f"expected decay in [0, 1), got {decay}")
+        self.average, self.decay, self.steps = copy.deepcopy(model).eval().requires_grad_(False), decay, 0
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        self.steps += 1
+        decay = min(self.decay, self.steps / (9 + self.steps))
+        for mean, now in zip(self.average.state_dict().values(), model.state_dict().values(), strict=True):
+            mean.lerp_(now.to(mean), 1 - decay) if mean.is_floating_point() else mean.copy_(now)
 
 
 FROM_DIT = {
