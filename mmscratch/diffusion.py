@@ -18,6 +18,7 @@ from mmscratch.transformer import Attention, FeedForward, check_type, initialise
 from mmscratch.vit import PatchEmbedding, Size, pair, patch_grid, sincos_2d, unpatchify
 
 __all__ = [
+    "AttributeJudge",
     "Conditioning",
     "DIT_ACTIVATIONS",
     "DPM_REFUSED",
@@ -35,18 +36,21 @@ __all__ = [
     "SPACINGS",
     "SamplerConfig",
     "VARIANCES",
+    "Walk",
     "bound",
     "check_alphas",
     "check_config",
     "check_finite",
     "check_timesteps",
     "ddim_update",
+    "ddpm_update",
     "deviation",
     "dit_from_diffusers",
     "dpm_options",
     "dpm_update",
     "draw",
     "estimate",
+    "frechet_distance",
     "from_diffusers",
     "grid_positions",
     "guide",
@@ -279,6 +283,16 @@ def deviation(variance: str, small: Tensor, large: Tensor, extra: Tensor | None)
     return (small if variance == "small" else large).sqrt()
 
 
+def ddpm_update(
+    x0: Tensor, x: Tensor, a: Tensor, a_prev: Tensor, variance: str = "small", extra: Tensor | None = None
+) -> tuple[Tensor, Tensor]:  # fmt: skip
+    """Mean and standard deviation of the posterior at alpha-bar a_prev, from a (Ho et al. 2020, eq. 7)."""
+    beta = 1 - a / a_prev
+    mean = a_prev.sqrt() * beta / (1 - a) * x0 + (a / a_prev).sqrt() * (1 - a_prev) / (1 - a) * x
+    small = ((1 - a_prev) / (1 - a) * beta).clamp(min=1e-20)
+    return mean, deviation(variance, small, beta, extra)
+
+
 def ddim_update(
     x0: Tensor, epsilon: Tensor, a: Tensor, a_prev: Tensor, eta: float = 0.0, noise: Tensor | None = None
 ) -> Tensor:  # fmt: skip
@@ -338,17 +352,12 @@ class ReverseSteps(ForwardProcess):
         self, output: Tensor, t: int, x: Tensor, generator: torch.Generator | None = None, *,
         prev_t: int | None = None, noise: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """Draw from the posterior (Ho et al. 2020, eq. 7). prev_t: default t - 1."""
-        prev_t = t - 1 if prev_t is None else prev_t
-        output, extra = split_variance(output, x, self.config.variance)
+        """Draw from `ddpm_update`; at t 0 its mean. prev_t: default t - 1."""
+        variance, prev_t = self.config.variance, t - 1 if prev_t is None else prev_t
+        output, extra = split_variance(output, x, variance)
         x0, _ = self.read(output, t, x)
-        a, a_prev = self.level(t, x), self.level(prev_t, x)
-        beta = 1 - a / a_prev
-        mean = a_prev.sqrt() * beta / (1 - a) * x0 + (a / a_prev).sqrt() * (1 - a_prev) / (1 - a) * x
-        if t == 0:
-            return mean
-        small = ((1 - a_prev) / (1 - a) * beta).clamp(min=1e-20)
-        return mean + deviation(self.config.variance, small, beta, extra) * draw(x, generator, noise)
+        mean, std = ddpm_update(x0, x, self.level(t, x), self.level(prev_t, x), variance, extra)
+        return mean if t == 0 else mean + std * draw(x, generator, noise)
 
     def ddim_step(
         self, output: Tensor, t: int, x: Tensor, prev_t: int, eta: float = 0.0,
@@ -396,18 +405,24 @@ def spread_timesteps(timesteps: int, steps: int, spacing: str, usable: int, skip
     return found[::-1][:steps]
 
 
-def guide(cond: Tensor, null: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
-    """null + scale (cond - null): classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = scale).
+class Walk(ReverseSteps):
+    """Which timesteps a sampler visits."""
 
-    Both (B, ...). rescale: how far to bring each picture's spread back to that of `cond` (Lin et al. 2024,
-    eq. 15 and 16).
-    """
-    guided = null + scale * (cond - null)
-    if not rescale:
-        return guided
-    axes = tuple(range(1, cond.ndim))
-    same_spread = guided * (cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
-    return rescale * same_spread + (1 - rescale) * guided
+    def path(self, steps: int, method: str | None = None) -> list[tuple[int, int]]:
+        """Pairs (t, prev_t) of a sampler that takes `steps` steps; the last goes to -1."""
+        c, dpm = self.config, pick("method", method or self.config.method, METHODS) == "dpm"
+        usable = self.timesteps
+        if dpm and c.log_snr_min > -math.inf:
+            usable = int((log_snr(self.alphas_cumprod) >= c.log_snr_min).sum())
+        if not 1 <= steps <= usable - dpm:
+            raise ValueError(f"expected 1 to {usable - dpm} steps, got {steps}")
+        found = spread_timesteps(self.timesteps, steps, c.spacing, usable, dpm)
+        found = [t + c.offset for t in found] if c.spacing == "leading" else found
+        check_timesteps(found[0], self.timesteps)
+        follow = [*found[1:], -1]
+        if c.stride and (method or c.method) == "ddim":
+            follow = [max(t - self.timesteps // steps, -1) for t in found]
+        return list(zip(found, follow, strict=True))
 
 
 def with_guidance(
@@ -428,24 +443,11 @@ def with_guidance(
     return lambda x, t: guide(model(x, t, condition), model(x, t, null), scale, rescale)
 
 
-class Diffusion(ReverseSteps):
-    """Gaussian diffusion: noise goes on by `add_noise`, comes off by steps, and `sample` does them all."""
+class Diffusion(Walk):
+    """Gaussian diffusion: noise goes on by `add_noise`, comes off by steps, and `sample` does them all.
 
-    def path(self, steps: int, method: str | None = None) -> list[tuple[int, int]]:
-        """Pairs (t, prev_t) of a sampler that takes `steps` steps; the last goes to -1."""
-        c, dpm = self.config, pick("method", method or self.config.method, METHODS) == "dpm"
-        usable = self.timesteps
-        if dpm and c.log_snr_min > -math.inf:
-            usable = int((log_snr(self.alphas_cumprod) >= c.log_snr_min).sum())
-        if not 1 <= steps <= usable - dpm:
-            raise ValueError(f"expected 1 to {usable - dpm} steps, got {steps}")
-        found = spread_timesteps(self.timesteps, steps, c.spacing, usable, dpm)
-        found = [t + c.offset for t in found] if c.spacing == "leading" else found
-        check_timesteps(found[0], self.timesteps)
-        follow = [*found[1:], -1]
-        if c.stride and (method or c.method) == "ddim":
-            follow = [max(t - self.timesteps // steps, -1) for t in found]
-        return list(zip(found, follow, strict=True))
+    Options: those of `ForwardProcess`, the fields of `SamplerConfig`.
+    """
 
     @torch.no_grad()
     def sample(
@@ -477,6 +479,20 @@ class Diffusion(ReverseSteps):
                 before = now
             kept.append(check_finite(x, t))
         return torch.stack(kept) if trajectory else x
+
+
+def guide(cond: Tensor, null: Tensor, scale: float, rescale: float = 0.0) -> Tensor:
+    """null + scale (cond - null): classifier-free guidance (Ho & Salimans 2022, eq. 6, with w + 1 = scale).
+
+    Both (B, ...). rescale: how far to bring each picture's spread back to that of `cond` (Lin et al. 2024,
+    eq. 15 and 16).
+    """
+    guided = null + scale * (cond - null)
+    if not rescale:
+        return guided
+    axes = tuple(range(1, cond.ndim))
+    same_spread = guided * (cond.std(axes, keepdim=True) / guided.std(axes, keepdim=True))
+    return rescale * same_spread + (1 - rescale) * guided
 
 
 def timestep_embedding(t: Tensor, dim: int, *, shift: float = 0.0, max_period: float = 10_000.0) -> Tensor:
@@ -743,3 +759,45 @@ def from_diffusers(reference: Any) -> "Diffusion | DiT":
     else:
         options |= dpm_options(c, reference.alphas_cumprod[0].item())
     return Diffusion(c.num_train_timesteps, reference.alphas_cumprod.cpu(), c.prediction_type, **options)
+
+
+class AttributeJudge(nn.Module):
+    """Reads colour, shape and size off a picture of one object: (B, 3, H, W) -> logits (B, sum of classes).
+
+    classes: how many there are of each. `body` gives the features (B, 2 width) that a Frechet distance uses.
+    """
+
+    def __init__(self, classes: tuple[int, ...] = (8, 6, 2), *, width: int = 48):
+        super().__init__()
+        self.classes, widths, layers = tuple(classes), (3, width, width, 2 * width, 2 * width), []
+        for i, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
+            layers += [nn.Conv2d(before, after, 3, stride=1 + i % 2, padding=1, bias=False)]
+            layers += [nn.BatchNorm2d(after), nn.ReLU()]
+        self.body = nn.Sequential(*layers, nn.AdaptiveMaxPool2d(1), nn.Flatten())
+        self.head = nn.Linear(2 * width, sum(self.classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.body(images))
+
+    @torch.no_grad()
+    def read(self, images: Tensor) -> Tensor:
+        """The likeliest class of each attribute, (B, len(classes))."""
+        return torch.stack([part.argmax(1) for part in self(images).split(self.classes, dim=1)], dim=1)
+
+
+def frechet_distance(a: Tensor, b: Tensor) -> float:
+    """Between two sets of features (n, D) and (m, D), taken as Gaussians (Heusel et al. 2017, eq. 6).
+
+    |mean difference|^2 + tr(A + B - 2 (A^(1/2) B A^(1/2))^(1/2)) of the covariances A and B. Few pictures
+    make it larger: compare only sets of one size.
+    """
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1] or min(len(a), len(b)) < 2:
+        raise ValueError(
+            f"expected features (n, D) and (m, D), n, m >= 2, got {tuple(a.shape)}, {tuple(b.shape)}"
+        )
+    a, b = a.double(), b.double()
+    A, B = a.T.cov(), b.T.cov()
+    values, vectors = torch.linalg.eigh(A)
+    root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    cross = torch.linalg.eigvalsh(root @ B @ root).clamp(min=0).sqrt().sum()
+    return ((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross).item()

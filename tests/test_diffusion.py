@@ -342,6 +342,31 @@ def test_low_frequencies_tell_far_times_apart_and_high_ones_near_times():
     assert abs(shifted[0, 31].item() - math.cos(1.0)) < 1e-4
 
 
+# -- the judge
+
+
+def test_the_frechet_distance_is_that_of_the_formula_with_a_matrix_root():
+    import scipy.linalg
+
+    a, b = noise(60, 5) @ noise(5, 5, seed=3), noise(90, 5, seed=2) + 0.3
+    A, B = a.T.cov(), b.T.cov()
+    root = scipy.linalg.sqrtm((A @ B).numpy()).real.trace()
+    expected = (a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * root
+    assert abs(diffusion.frechet_distance(a, b) - expected.item()) < 1e-9
+    assert abs(diffusion.frechet_distance(a, a)) < 1e-9
+    assert abs(diffusion.frechet_distance(a, a + 2.0) - 4 * 5) < 1e-9  # a shift alone
+    few = noise(4, 5)  # fewer pictures than features: the covariance is singular
+    assert math.isfinite(diffusion.frechet_distance(few, b))
+
+
+def test_the_judge_reads_one_class_of_each_attribute():
+    judge = diffusion.AttributeJudge((4, 3), width=6).eval()
+    x = noise(5, 3, 16, 16, dtype=torch.float32)
+    assert judge(x).shape == (5, 7) and judge.body(x).shape == (5, 12)
+    read = judge.read(x)
+    assert read.shape == (5, 2) and torch.equal(read[:, 1], judge(x)[:, 4:].argmax(1))
+
+
 # -- every combination, against diffusers
 
 THEIR_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -541,8 +566,8 @@ CASES = {
         "make_alphas('linear', 10, start=0.5, end=0.1)": "ValueError: expected .*start <= end.*0.5, 0.1",
     },
     "check_alphas": {
-        "Diffusion(3, torch.tensor([0.9, 0.5, 0.0]))": "ValueError: expected .*in (0, 1], 0.0 at timestep 2",
-        "Diffusion(3, torch.tensor([1.5, 0.5, 0.1]))": "ValueError: expected .*in (0, 1], 1.5 at timestep 0",
+        "Diffusion(3, torch.tensor([0.9, 0.5, 0.0]))": "ValueError: expected .*0.0 at timestep 2",
+        "Diffusion(3, torch.tensor([1.5, 0.5, 0.1]))": "ValueError: expected .*1.5 at timestep 0",
         "Diffusion(2, torch.tensor([0.9, float('nan')]))": "ValueError: expected .*in (0, 1], got nan",
         "Diffusion(3, torch.tensor([0.5, 0.9, 0.1]))": "ValueError: .*alpha-bar to fall.*timestep 0 to 1",
         "Diffusion(4, torch.tensor([0.9, 0.5]))": "ValueError: .*alpha-bar (4,), got torch.float32 (2,)",
@@ -600,6 +625,10 @@ CASES = {
         "min_snr_weights(x, 'v', -1.0)": "ValueError: expected gamma > 0, got -1.0",
         "min_snr_weights(x, 'score')": "ValueError: expected prediction .*got 'score'",
     },
+    "frechet_distance": {
+        "frechet_distance(torch.ones(5, 3), torch.ones(5, 4))": "ValueError: .*(5, 3), (5, 4)",
+        "frechet_distance(torch.ones(1, 3), torch.ones(5, 3))": "ValueError: .*(1, 3), (5, 3)",
+    },
     "EMA": {"EMA(nn.Linear(2, 2), 1.0)": "ValueError: expected decay in [0, 1), got 1.0"},
     "timestep_embedding": {
         "timestep_embedding(torch.ones(2, 2), 8)": "ValueError: expected t (B,) .*got (2, 2) and 8",
@@ -631,6 +660,7 @@ CASES = {
     },
 }  # fmt: skip
 WITHOUT_CASE = {
+    "AttributeJudge": "torch refuses what is no batch of pictures",
     "DIT_ACTIVATIONS": "a table",
     "DPM_REFUSED": "a table",
     "DiTBlock": "called by DiT, which checks",
@@ -641,7 +671,9 @@ WITHOUT_CASE = {
     "SPACINGS": "a table",
     "VARIANCES": "a table",
     "bound": "takes any tensor of numbers",
+    "Walk": "a part of Diffusion, which has cases",
     "ddim_update": "called by ddim_step, which checks",
+    "ddpm_update": "called by ddpm_step, which checks",
     "deviation": "called by ddpm_step, which checks",
     "dpm_update": "called by dpm_step, which checks",
     "estimate": "called by the steps, which check",
