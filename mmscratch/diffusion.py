@@ -495,18 +495,6 @@ def guide(cond: Tensor, null: Tensor, scale: float, rescale: float = 0.0) -> Ten
     return rescale * same_spread + (1 - rescale) * guided
 
 
-def timestep_embedding(t: Tensor, dim: int, *, shift: float = 0.0, max_period: float = 10_000.0) -> Tensor:
-    """Cosines, then sines, of t at dim / 2 falling frequencies (Ho et al. 2020, sec. B): (B,) -> (B, dim).
-
-    The lowest turns one radian in about `max_period` timesteps; `shift` 1 makes it exactly that.
-    """
-    if t.ndim != 1 or dim % 2 or dim < 4:
-        raise ValueError(f"expected t (B,) and an even dim >= 4, got {tuple(t.shape)} and {dim}")
-    exponent = -math.log(max_period) * torch.arange(dim // 2, device=t.device) / (dim // 2 - shift)
-    angles = t[:, None].float() * exponent.exp()  # (B, dim / 2)
-    return torch.cat([angles.cos(), angles.sin()], dim=-1)
-
-
 @dataclass(kw_only=True)
 class DiTConfig:
     """Every knob of a diffusion transformer, with the defaults of Peebles & Xie (2023)."""
@@ -527,6 +515,32 @@ class DiTConfig:
     frequencies: int = 256
     frequency_shift: float = 0.0
     shared: bool = True  # one embedding of time and condition for all blocks, as in the paper
+
+
+def grid_positions(grid: tuple[int, int], base: tuple[int, int], dim: int) -> Tensor:
+    """Sine-cosine positions of a grid of patches, stretched over that of training: (rows * cols, D).
+
+    On the grid of training it is `vit.sincos_2d`; another one spreads its patches over the same range.
+    """
+    if grid == base:
+        return sincos_2d(grid, dim)
+    omega = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
+    axes = (torch.arange(n, dtype=torch.float64) * b / n for n, b in zip(grid, base, strict=True))
+    rows, cols = torch.meshgrid(*axes, indexing="ij")
+    angles = [axis.reshape(-1, 1) * omega for axis in (cols, rows)]  # each (N, D/4)
+    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
+
+
+def timestep_embedding(t: Tensor, dim: int, *, shift: float = 0.0, max_period: float = 10_000.0) -> Tensor:
+    """Cosines, then sines, of t at dim / 2 falling frequencies (Ho et al. 2020, sec. B): (B,) -> (B, dim).
+
+    The lowest turns one radian in about `max_period` timesteps; `shift` 1 makes it exactly that.
+    """
+    if t.ndim != 1 or dim % 2 or dim < 4:
+        raise ValueError(f"expected t (B,) and an even dim >= 4, got {tuple(t.shape)} and {dim}")
+    exponent = -math.log(max_period) * torch.arange(dim // 2, device=t.device) / (dim // 2 - shift)
+    angles = t[:, None].float() * exponent.exp()  # (B, dim / 2)
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
 class Conditioning(nn.Module):
@@ -576,20 +590,6 @@ class DiTBlock(nn.Module):
         x = torch.addcmul(x, gate1[:, None], h)
         h = self.mlp(modulate(self.norm2(x), shift2, scale2))
         return torch.addcmul(x, gate2[:, None], h)
-
-
-def grid_positions(grid: tuple[int, int], base: tuple[int, int], dim: int) -> Tensor:
-    """Sine-cosine positions of a grid of patches, stretched over that of training: (rows * cols, D).
-
-    On the grid of training it is `vit.sincos_2d`; another one spreads its patches over the same range.
-    """
-    if grid == base:
-        return sincos_2d(grid, dim)
-    omega = 10_000.0 ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    axes = (torch.arange(n, dtype=torch.float64) * b / n for n, b in zip(grid, base, strict=True))
-    rows, cols = torch.meshgrid(*axes, indexing="ij")
-    angles = [axis.reshape(-1, 1) * omega for axis in (cols, rows)]  # each (N, D/4)
-    return torch.cat([f(a) for a in angles for f in (torch.sin, torch.cos)], dim=1).float()
 
 
 class DiT(nn.Module):
