@@ -92,8 +92,8 @@ def check_timesteps(t: Tensor | int, timesteps: int, lowest: int = 0) -> None:
     """ValueError unless t is whole and from `lowest` to T - 1."""
     if isinstance(t, Tensor) and (t.is_floating_point() or t.ndim > 1):
         raise ValueError(f"expected whole timesteps (B,), got {t.dtype} {tuple(t.shape)}")
-    values = torch.as_tensor(t)
-    low, high = int(values.min()), int(values.max())
+    many = isinstance(t, Tensor) and t.ndim
+    low, high = (int(t.min()), int(t.max())) if many else (int(t), int(t))
     if low < lowest or high >= timesteps:
         wrong = low if low < lowest else high
         raise ValueError(f"expected timesteps from {lowest} to {timesteps - 1}, got {wrong}")
@@ -101,7 +101,7 @@ def check_timesteps(t: Tensor | int, timesteps: int, lowest: int = 0) -> None:
 
 def check_finite(x: Tensor, t: int, what: str = "samples") -> Tensor:
     """x as it came; ValueError when a number in it is NaN or infinite."""
-    if not torch.isfinite(x).all():
+    if not math.isfinite(x.sum()) and not torch.isfinite(x).all():  # a sum is quick, but may overflow
         raise ValueError(f"expected finite {what}, got nan or infinity at timestep {t}")
     return x
 
@@ -340,9 +340,10 @@ class ReverseSteps(ForwardProcess):
         if output.shape != x.shape:
             raise ValueError(f"expected an output {tuple(x.shape)}, got {tuple(output.shape)}")
         check_finite(output, t, "predictions"), check_finite(x, t)
-        x0, epsilon = estimate(output, x, *self.roots(t, x), self.prediction)
+        signal, sigma = self.roots(t, x)
+        x0, epsilon = estimate(output, x, signal, sigma, self.prediction)
         x0 = bound(x0, self.config.clip, self.config.threshold)
-        if self.prediction == "epsilon" and not torch.isfinite(x0).all():
+        if self.prediction == "epsilon" and signal == 0 and not torch.isfinite(x0).all():
             raise ValueError(
                 f"at timestep {t} alpha-bar is 0: epsilon says nothing about x0; predict x0 or v"
             )
@@ -379,10 +380,15 @@ class ReverseSteps(ForwardProcess):
 
         The step to alpha-bar 1 is of the first order, whatever came before.
         """
+        return self.dpm_move(self.read(output, t, x)[0], t, x, prev_t, before)
+
+    def dpm_move(
+        self, x0: Tensor, t: int, x: Tensor, prev_t: int, before: tuple[int, Tensor] | None = None
+    ) -> Tensor:
+        """`dpm_step` for an estimate of x0 that `read` gave."""
         a_prev = self.level(prev_t, x)
         if before is not None:
             before = None if a_prev == 1 else (self.level(before[0], x), before[1])
-        x0, _ = self.read(output, t, x)
         return dpm_update(x0, x, self.level(t, x), a_prev, before, self.config.heun)
 
 
@@ -474,9 +480,8 @@ class Diffusion(Walk):
                 euler = self.config.order == 1 or (
                     i == len(pairs) - 1 and len(pairs) < self.config.euler_below
                 )
-                now = (t, self.read(output, t, x)[0])
-                x = self.dpm_step(output, t, x, prev_t, None if euler else before)
-                before = now
+                x0, _ = self.read(output, t, x)
+                x, before = self.dpm_move(x0, t, x, prev_t, None if euler else before), (t, x0)
             kept.append(check_finite(x, t))
         return torch.stack(kept) if trajectory else x
 

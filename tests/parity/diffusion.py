@@ -228,9 +228,9 @@ class Our:
                 x = d.ddim_step(output, t, x, prev_t, eta, g, consistent=bool(consistent))
             else:
                 last = i == len(pairs) - 1 and len(pairs) < d.config.euler_below
-                now = (t, d.read(output, t, x)[0])
-                x = d.dpm_step(output, t, x, prev_t, None if last or d.config.order == 1 else before)
-                before = now
+                memory = None if last or d.config.order == 1 else before
+                x0, _ = d.read(output, t, x)
+                x, before = d.dpm_move(x0, t, x, prev_t, memory), (t, x0)
             kept.append(x)
         return torch.stack(kept)
 
