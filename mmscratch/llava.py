@@ -1,0 +1,248 @@
+"""LLaVA.
+
+Collected from notebooks/14_llava.ipynb by `make export`: edit the notebook, not this file.
+"""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mmscratch.clip import FROM_TRANSFORMERS as FROM_CLIP
+from mmscratch.clip import ImageTower, shape_tokens, transformers_block
+from mmscratch.transformer import (
+    ACTIVATIONS,
+    Transformer,
+    check_type,
+    generate,
+    load_mapped,
+    next_token_loss,
+    pick,
+)
+from mmscratch.transformer import from_transformers as language_from_transformers
+from mmscratch.vit import pair
+
+__all__ = [
+    "IGNORE",
+    "LLaVA",
+    "Projector",
+    "from_transformers",
+    "hidden_states",
+    "language_from",
+    "loss",
+    "place",
+    "splice",
+    "vision_from",
+]
+
+IGNORE = -100
+
+
+class Projector(nn.Module):
+    """Carries each patch into the width of the language model, by itself: (B, N, C) -> (B, N, D).
+
+    depth 1: one matrix (Liu et al. 2023a, eq. 1). depth 2: two with GELU between (Liu et al. 2023b, sec. 3.3).
+    """
+
+    def __init__(self, in_dim: int, *, dim: int, depth: int = 2, act: str = "gelu", bias: bool = True):
+        super().__init__()
+        if depth not in (1, 2):
+            raise ValueError(f"expected depth 1 or 2, got {depth}")
+        self.fc1 = nn.Linear(in_dim, dim, bias=bias)
+        self.act = ACTIVATIONS[pick("act", act, ACTIVATIONS)]
+        self.fc2 = nn.Linear(dim, dim, bias=bias) if depth == 2 else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[-1] != self.fc1.in_features:
+            raise ValueError(f"expected features (B, N, {self.fc1.in_features}), got {tuple(x.shape)}")
+        x = self.fc1(x)
+        return x if self.fc2 is None else self.fc2(self.act(x))
+
+
+def hidden_states(
+    vision: nn.Module, images: Tensor, layer: int | Sequence[int] = -2, *, keep_prefix: bool = False
+) -> Tensor:
+    """Patch features inside a vision tower, (B, C, H, W) -> (B, N, D), or (B, N, K D) of K layers side by side.
+
+    layer counts what stands between the blocks: 0 goes into the first, -1 leaves the last, -2 leaves the last
+    but one (Liu et al. 2023a, sec. 4.1). The class token is left out unless `keep_prefix`.
+    """
+    vit, layers = vision.vit, (layer,) if isinstance(layer, int) else tuple(layer)
+    places = len(vit.blocks) + 1
+    if not layers or not all(-places <= k < places for k in layers):
+        raise ValueError(f"expected layers in {-places}..{places - 1}, got {layer}")
+    states, rope = [vit.pre_norm(vit.tokens(images))], vit.rope(images)
+    for block in vit.blocks[: max(k % places for k in layers)]:  # later blocks are never run
+        states.append(block(states[-1], rope))
+    x = (
+        torch.cat([states[k % places] for k in layers], dim=-1)
+        if len(layers) > 1
+        else states[layers[0] % places]
+    )
+    return x if keep_prefix else x[:, vit.num_prefix :]
+
+
+def splice(embeddings: Tensor, input_ids: Tensor, features: Tensor, image_token_id: int) -> Tensor:
+    """Puts picture tokens where the text says <image>: (B, T, D), ids (B, T), features (M, N, D) -> (B, T, D).
+
+    Every picture takes N places in a row of text, row by row, left to right. ValueError where the number of
+    places in a row is no multiple of N, or all of them are not M N.
+    """
+    M, N = features.shape[:2]
+    places = input_ids == image_token_id  # (B, T)
+    counts = places.sum(dim=1)
+    if (counts % N).any():
+        row = (counts % N).ne(0).int().argmax().item()
+        raise ValueError(f"expected a multiple of {N} image tokens in each row, row {row} has {counts[row]}")
+    if counts.sum() != M * N:
+        raise ValueError(f"expected {M * N} image tokens for {M} pictures of {N}, got {counts.sum()}")
+    if features.shape[2:] != embeddings.shape[2:]:
+        raise ValueError(f"expected features (M, N, {embeddings.shape[2]}), got {tuple(features.shape)}")
+    return embeddings.masked_scatter(places[..., None], features.to(embeddings.dtype))
+
+
+def place(mask: Tensor | None, *, causal: bool = True) -> tuple[Tensor | None, Tensor | None]:
+    """Mask and positions that a language model needs for texts padded as `mask` (B, T) says; True: real.
+
+    Positions count real tokens only, so the side of the padding changes nothing. Where all padding stands
+    on the right, a causal model needs neither: no real token sees it.
+    """
+    if mask is None or mask.all() or (causal and (mask[:, 1:] <= mask[:, :-1]).all() and mask[:, 0].all()):
+        return None, None
+    if not mask.any(dim=1).all():
+        raise ValueError(f"expected a real token in every row, row {mask.any(dim=1).int().argmin()} has none")
+    return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)
+
+
+class LLaVA(nn.Module):
+    """A language model that reads pictures as tokens among words (Liu et al. 2023a, fig. 1).
+
+    vision: a `clip.ImageTower`; projector: any (M, N, C) -> (M, N', D); language: a causal
+    `transformer.Transformer`. `layer` and `keep_prefix`: which features, as in `hidden_states`.
+    """
+
+    def __init__(
+        self, vision: nn.Module, projector: nn.Module, language: nn.Module, *, image_token_id: int,
+        layer: int | Sequence[int] = -2, keep_prefix: bool = False,
+    ):  # fmt: skip
+        super().__init__()
+        if language.embed is None or not 0 <= image_token_id < language.config.vocab_size:
+            size = language.config.vocab_size
+            raise ValueError(f"expected image_token_id in a vocabulary of {size}, got {image_token_id}")
+        self.vision, self.projector, self.language = vision, projector, language
+        self.image_token_id, self.layer, self.keep_prefix = image_token_id, layer, keep_prefix
+
+    def train(self, mode: bool = True) -> "LLaVA":
+        """As usual, but what is frozen stays in eval mode: its running statistics are weights too."""
+        super().train(mode)
+        for part in self.children():
+            if not any(p.requires_grad for p in part.parameters()):
+                part.eval()
+        return self
+
+    def see(self, pixel_values: Tensor) -> Tensor:
+        """Features before the projector, (M, C, H, W) -> (M, N, C'); a frozen tower can compute them once."""
+        return hidden_states(self.vision, pixel_values, self.layer, keep_prefix=self.keep_prefix)
+
+    def embed(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, features: Tensor | None = None
+    ) -> Tensor:
+        """Words and pictures as one sequence of vectors, (B, T, D)."""
+        if input_ids.ndim != 2 or input_ids.shape[1] < 1:
+            raise ValueError(f"expected input_ids (B, T) with T >= 1, got {tuple(input_ids.shape)}")
+        if pixel_values is not None and features is not None:
+            raise ValueError("expected pixel_values or features, got both")
+        x = self.language.embed(input_ids)
+        features = self.see(pixel_values) if pixel_values is not None else features
+        if features is None:
+            if (found := (input_ids == self.image_token_id).sum()) > 0:
+                raise ValueError(f"expected pictures for {found} image tokens, got none")
+            return x
+        return splice(x, input_ids, self.projector(features), self.image_token_id)
+
+    def forward(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None,
+        *, features: Tensor | None = None, position_ids: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
+        """Logits (B, T, vocab_size) for input_ids (B, T) and pixel_values (M, C, H, W).
+
+        attention_mask (B, T): 0 marks padding, on either side; logits there mean nothing. Or (B, T, T), in
+        place of the causal rule, with position_ids (B, T). `features`: what `see` gave.
+        """
+        x = self.embed(input_ids, pixel_values, features)
+        mask = None if attention_mask is None else attention_mask.bool()
+        if mask is not None and mask.ndim == 2:
+            if mask.shape != input_ids.shape:
+                raise ValueError(f"expected attention_mask {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
+            mask, counted = place(mask, causal=self.language.config.causal)
+            position_ids = counted if position_ids is None else position_ids
+        return self.language(embeddings=x, mask=mask, positions=position_ids)
+
+    @torch.no_grad()
+    def generate(
+        self, input_ids: Tensor, max_new_tokens: int, *, pixel_values: Tensor | None = None,
+        attention_mask: Tensor | None = None, features: Tensor | None = None, **options: Any,
+    ) -> Tensor:  # fmt: skip
+        """Prompt and continuation, (B, T) -> (B, T + n); prompts padded on the left.
+
+        The pictures are looked at once. Options as in `transformer.generate`: eos_id, use_cache, temperature.
+        """
+        mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
+        x = self.embed(input_ids, pixel_values, features)
+        return generate(self.language, input_ids, max_new_tokens, embeddings=x, mask=mask, **options)
+
+
+def loss(logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean cross-entropy of the next tokens that are labelled, in nats: logits (B, T, V), labels (B, T).
+
+    Labels of -100 do not count (Liu et al. 2023a, eq. 2): pictures, questions, padding.
+    """
+    if not (labels[:, 1:] != IGNORE).any():
+        raise ValueError(f"expected a label other than {IGNORE} after the first token, got none")
+    return next_token_loss(logits, labels, ignore_index=IGNORE)
+
+
+def language_from(model: nn.Module) -> Transformer:
+    """The language model inside a `LlavaForConditionalGeneration`, with its head."""
+    inner = model.model.language_model
+    kind = check_type(inner, "LlamaModel", "Qwen2Model").replace("Model", "ForCausalLM")
+    whole = type(kind, (nn.Module,), {})()  # the parts of a causal model, as `from_transformers` reads them
+    whole.model, whole.lm_head, whole.config = inner, model.lm_head, copy.copy(inner.config)
+    whole.config.tie_word_embeddings = model.lm_head.weight is inner.embed_tokens.weight
+    return language_from_transformers(whole.train(model.training))
+
+
+def vision_from(tower: nn.Module) -> ImageTower:
+    """Our image tower with the weights of transformers' `CLIPVisionModel`, without a projection."""
+    check_type(tower, "CLIPVisionModel")
+    c = tower.config
+    ours = ImageTower(
+        pair(c.image_size), patch_size=pair(c.patch_size), embed_dim=None, in_channels=c.num_channels,
+        **transformers_block(c),
+    )  # fmt: skip
+    parts = nn.ModuleDict({"vision_model": tower}), nn.ModuleDict({"visual": ours})
+    load_mapped(parts[0].train(tower.training), parts[1], FROM_CLIP, shape_tokens)
+    return ours
+
+
+def from_transformers(model: nn.Module) -> LLaVA:
+    """Our model with the shape and weights of transformers' `LlavaForConditionalGeneration`.
+
+    CLIP sees, Llama or Qwen2 reads. Any feature layer, or several; class token dropped ("default") or kept
+    ("full"). TypeError and ValueError for what ours does not do.
+    """
+    check_type(model, "LlavaForConditionalGeneration")
+    c = model.config
+    layer = c.vision_feature_layer
+    select = pick("vision_feature_select_strategy", c.vision_feature_select_strategy, ("default", "full"))
+    vision, language = vision_from(model.model.vision_tower), language_from(model)
+    width = vision.embed_dim * (1 if isinstance(layer, int) else len(layer))
+    projector = Projector(
+        width, dim=language.config.dim, act=c.projector_hidden_act, bias=c.multimodal_projector_bias
+    )
+    load_mapped(model.model.multi_modal_projector, projector, {r"^linear_": "fc"})
+    return LLaVA(
+        vision, projector, language, image_token_id=c.image_token_id, layer=layer, keep_prefix=select == "full"
+    ).train(model.training)  # fmt: skip
