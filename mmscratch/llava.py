@@ -5,7 +5,8 @@ Collected from notebooks/14_llava.ipynb by `make export`: edit the notebook, not
 
 import copy
 from collections.abc import Sequence
-from typing import Any
+from itertools import count, repeat
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,14 +26,18 @@ from mmscratch.transformer import from_transformers as language_from_transformer
 from mmscratch.vit import pair
 
 __all__ = [
+    "Batch",
     "IGNORE",
     "LLaVA",
     "Projector",
+    "collate",
+    "expand",
     "from_transformers",
     "hidden_states",
     "language_from",
     "loss",
     "place",
+    "set_stage",
     "splice",
     "vision_from",
 ]
@@ -43,7 +48,7 @@ IGNORE = -100
 class Projector(nn.Module):
     """Carries each patch into the width of the language model, by itself: (B, N, C) -> (B, N, D).
 
-    depth 1: one matrix (Liu et al. 2023a, eq. 1). depth 2: two with GELU between (Liu et al. 2023b, sec. 3.3).
+    depth 1: one matrix (Liu et al. 2023a, eq. 1). depth 2: two with GELU between (Liu et al. 2023b).
     """
 
     def __init__(self, in_dim: int, *, dim: int, depth: int = 2, act: str = "gelu", bias: bool = True):
@@ -64,7 +69,7 @@ class Projector(nn.Module):
 def hidden_states(
     vision: nn.Module, images: Tensor, layer: int | Sequence[int] = -2, *, keep_prefix: bool = False
 ) -> Tensor:
-    """Patch features inside a vision tower, (B, C, H, W) -> (B, N, D), or (B, N, K D) of K layers side by side.
+    """Patch features inside a vision tower, (B, C, H, W) -> (B, N, D); of K layers side by side, (B, N, K D).
 
     layer counts what stands between the blocks: 0 goes into the first, -1 leaves the last, -2 leaves the last
     but one (Liu et al. 2023a, sec. 4.1). The class token is left out unless `keep_prefix`.
@@ -85,7 +90,7 @@ def hidden_states(
 
 
 def splice(embeddings: Tensor, input_ids: Tensor, features: Tensor, image_token_id: int) -> Tensor:
-    """Puts picture tokens where the text says <image>: (B, T, D), ids (B, T), features (M, N, D) -> (B, T, D).
+    """Picture tokens where the text says <image>: (B, T, D), ids (B, T), features (M, N, D) -> (B, T, D).
 
     Every picture takes N places in a row of text, row by row, left to right. ValueError where the number of
     places in a row is no multiple of N, or all of them are not M N.
@@ -204,6 +209,74 @@ def loss(logits: Tensor, labels: Tensor) -> Tensor:
     return next_token_loss(logits, labels, ignore_index=IGNORE)
 
 
+class Batch(NamedTuple):
+    """What a step of training reads, in the order of `LLaVA.forward` but for the labels.
+
+    input_ids (B, T), labels (B, T), attention_mask (B, T) or (B, T, T) bool, position_ids (B, T).
+    """
+
+    input_ids: Tensor
+    labels: Tensor
+    attention_mask: Tensor
+    position_ids: Tensor
+
+
+def expand(ids: Sequence[int], image_token_id: int, num_tokens: int) -> list[int]:
+    """One <image> in a text becomes as many as a picture has tokens, as the library's processor does."""
+    if num_tokens < 1:
+        raise ValueError(f"expected num_tokens >= 1, got {num_tokens}")
+    return [i for i in ids for _ in range(num_tokens if i == image_token_id else 1)]
+
+
+def collate(
+    dialogues: Sequence[Sequence[tuple[Sequence[int], Sequence[int]]]], *, prefix: Sequence[int], pad_id: int,
+    side: str = "right", apart: bool = False, label_prompts: bool = False,
+) -> Batch:  # fmt: skip
+    """Dialogues about a picture each, as one batch: `prefix`, prompt, answer, prompt, answer, ..., padding.
+
+    A dialogue is a list of turns, a turn a prompt and its answer, as ids. prefix: <bos> and the expanded
+    <image>. Only answers are labelled, unless `label_prompts`. `apart`: each turn sees the prefix and itself,
+    and is placed right after the prefix, so that one picture serves several questions that do not overhear.
+    """
+    side, rows = pick("side", side, ("left", "right")), []
+    if not dialogues:
+        raise ValueError("expected at least one dialogue, got none")
+    for i, turns in enumerate(dialogues):
+        row = [(id_, IGNORE, 0, at) for at, id_ in enumerate(prefix)]  # id, label, turn, position
+        for k, (prompt, answer) in enumerate(turns, 1):
+            if not (prompt and answer):
+                raise ValueError(f"expected words in prompt and answer, turn {k} of dialogue {i} has none")
+            start = len(prefix) if apart else len(row)
+            labels = [*(prompt if label_prompts else [IGNORE] * len(prompt)), *answer]
+            row += zip([*prompt, *answer], labels, repeat(k), count(start))
+        rows.append(row)
+        if not turns:
+            raise ValueError(f"expected a turn in every dialogue, dialogue {i} has none")
+    longest = max(map(len, rows))
+    empty = (pad_id, IGNORE, -1, 0)
+    rows = [
+        [empty] * (longest - len(r)) + r if side == "left" else r + [empty] * (longest - len(r)) for r in rows
+    ]
+    ids, labels, turn, places = torch.tensor(rows).unbind(-1)  # (B, T) each
+    if not apart:
+        return Batch(ids, labels, turn >= 0, places)
+    visible = (turn[:, :, None] == turn[:, None]) | (turn[:, None] == 0)  # (B, T, T)
+    return Batch(ids, labels, visible.tril(), places)
+
+
+def set_stage(model: LLaVA, stage: int) -> LLaVA:
+    """Freezes what a stage does not tune (Liu et al. 2023a, sec. 4.2); the vision tower always.
+
+    1: the projector alone. 2: projector and language model.
+    """
+    if stage not in (1, 2):
+        raise ValueError(f"expected stage 1 or 2, got {stage}")
+    model.requires_grad_(False)
+    for part in (model.projector, model.language)[:stage]:
+        part.requires_grad_(True)
+    return model.train()
+
+
 def language_from(model: nn.Module) -> Transformer:
     """The language model inside a `LlavaForConditionalGeneration`, with its head."""
     inner = model.model.language_model
@@ -243,6 +316,5 @@ def from_transformers(model: nn.Module) -> LLaVA:
         width, dim=language.config.dim, act=c.projector_hidden_act, bias=c.multimodal_projector_bias
     )
     load_mapped(model.model.multi_modal_projector, projector, {r"^linear_": "fc"})
-    return LLaVA(
-        vision, projector, language, image_token_id=c.image_token_id, layer=layer, keep_prefix=select == "full"
-    ).train(model.training)  # fmt: skip
+    which = dict(image_token_id=c.image_token_id, layer=layer, keep_prefix=select == "full")
+    return LLaVA(vision, projector, language, **which).train(model.training)
