@@ -219,7 +219,10 @@ class QFormer(nn.Module):
         Q, x = queries.shape[1], queries.expand(len(context), -1, -1)
         with_text = ids is not None or embeddings is not None
         if with_text:
-            x = torch.cat([x, self.read(ids, embeddings)], dim=1)  # (B, Q + T, D)
+            text = self.read(ids, embeddings)
+            if len(text) != len(x):
+                raise ValueError(f"expected a text for each of {len(x)} pictures, got {len(text)}")
+            x = torch.cat([x, text], dim=1)  # (B, Q + T, D)
         x = self.run(x, Q, mask, context=context, context_mask=spread_context(context, context_mask))
         return (x[:, :Q], x[:, Q:]) if with_text else x
 
@@ -369,7 +372,9 @@ def pretraining_losses(
     context (B, N, C); ids (B, T) begin with [CLS], whose place `dec_id` takes where text is written; same
     (B, B): pairs that also match. Matching draws its negatives by the model's own contrastive scores.
     """
-    losses, scale = {}, model.logit_scale.exp().clamp(max=100.0)
+    for task in tasks:
+        pick("tasks", task, ("itc", "itm", "itg"))
+    losses, scale = {}, model.logit_scale.exp()
     if {"itc", "itm"} & {*tasks}:
         image, text = model.encode_image(context), model.encode_text(ids, mask)
     if "itc" in tasks:
@@ -391,6 +396,9 @@ def write(
     model: ImageTextQFormer, context: Tensor, max_new_tokens: int, *, dec_id: int, eos_id: int
 ) -> Tensor:
     """The likeliest caption word by word, from [DEC] to `eos_id`: context (B, N, C) -> ids (B, T)."""
+    limit = model.body.config.max_positions
+    if not 1 <= max_new_tokens <= limit:
+        raise ValueError(f"expected 1 <= max_new_tokens <= {limit}, got {max_new_tokens}")
     ids = torch.full((len(context), 1), dec_id, device=context.device)
     for _ in range(max_new_tokens):
         new = model.decode(context, ids, torch.ones_like(ids, dtype=torch.bool))[:, -1].argmax(dim=-1)
@@ -411,6 +419,8 @@ class Blip2(nn.Module):
 
     def __init__(self, body: QFormer, queries: Tensor, language: Transformer):
         super().__init__()
+        if queries.ndim != 3 or len(queries) != 1 or queries.shape[2] != body.config.dim:
+            raise ValueError(f"expected queries (1, Q, {body.config.dim}), got {tuple(queries.shape)}")
         self.body, self.queries = body, nn.Parameter(queries.detach().clone())
         self.project = nn.Linear(body.config.dim, language.config.dim)
         self.language = language.requires_grad_(False)
@@ -433,6 +443,8 @@ class Blip2(nn.Module):
         return self.project(states)
 
     def forward(self, context: Tensor, ids: Tensor, **instruction: Tensor) -> Tensor:
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise ValueError(f"expected ids (B, T) with T >= 1, got {tuple(ids.shape)}")
         prefix = self.prefix(context, **instruction)
         states = self.language.encode(embeddings=torch.cat([prefix, self.language.embed(ids)], dim=1))
         return self.language.head(states[:, prefix.shape[1] :])

@@ -185,7 +185,7 @@ def cross_attention_after_the_feed_forward_network(model):
         x = block.norm1(x + block.attention(x, mask=mask))
         queries, text = x[:, :num_queries], x[:, num_queries:]
         queries = block.norm_query(queries + block.mlp_query(queries))
-        if block.cross is not None:
+        if num_queries and block.cross is not None:
             queries = block.norm_cross(queries + block.cross(queries, context, context_mask))
         if text.shape[1]:
             text = block.norm_text(text + block.mlp_text(text))
@@ -512,12 +512,15 @@ WITH_TEXT = [
 # InstructBlipQFormerModel
 
 
+# Words begin at 1: transformers gives its padding token, 0, no gradient.
+
+
 def instructed(batch, num_queries, patches, tokens, *, dim=24, context_dim=20, vocab=41, masked=False):
     def build():
         queries, context, there = seen(
             batch, num_queries, patches, dim=dim, context_dim=context_dim, masked=masked
         )()
-        ids = torch.randint(0, vocab, (batch, tokens), generator=seeded(4))
+        ids = torch.randint(1, vocab, (batch, tokens), generator=seeded(4))
         mask = F.pad(ragged(batch, tokens), (num_queries, 0), value=True)
         return queries, context, ids, mask, there
 
@@ -606,11 +609,13 @@ def retrieval(num_queries=5, embed_dim=10, **options):
     def build():
         from transformers import Blip2Config, Blip2ForImageTextRetrieval
 
+        read = SMALL | TEXTUAL | options
+        wide = read["encoder_hidden_size"]
         sizes = dict(intermediate_size=12, num_hidden_layers=1, num_attention_heads=2)
         model = Blip2ForImageTextRetrieval(
             Blip2Config(
-                vision_config=sizes | dict(hidden_size=8, image_size=8, patch_size=8),
-                qformer_config=SMALL | TEXTUAL | options,
+                vision_config=sizes | dict(hidden_size=wide, image_size=8, patch_size=8),
+                qformer_config=read,
                 text_config=dict(
                     model_type="opt", vocab_size=41, hidden_size=8, ffn_dim=12, num_hidden_layers=1,
                     num_attention_heads=2, word_embed_proj_dim=8,
@@ -627,7 +632,7 @@ def retrieval(num_queries=5, embed_dim=10, **options):
 def pairs(batch, patches, tokens, *, context_dim=20, vocab=41):
     def build():
         context = torch.randn(batch, patches, context_dim, generator=seeded(2))
-        ids = torch.randint(0, vocab, (batch, tokens), generator=seeded(4))
+        ids = torch.randint(1, vocab, (batch, tokens), generator=seeded(4))
         return context, ids, ragged(batch, tokens)
 
     return build
