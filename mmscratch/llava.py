@@ -4,6 +4,7 @@ Collected from notebooks/14_llava.ipynb by `make export`: edit the notebook, not
 """
 
 import copy
+import random
 from collections.abc import Sequence
 from itertools import count, repeat
 from typing import Any, NamedTuple
@@ -26,23 +27,28 @@ from mmscratch.transformer import from_transformers as language_from_transformer
 from mmscratch.vit import pair
 
 __all__ = [
+    "AXES",
     "Batch",
     "IGNORE",
     "LLaVA",
+    "PROMPTS",
     "Projector",
     "collate",
+    "describe",
+    "detail",
     "expand",
     "from_transformers",
     "hidden_states",
     "language_from",
+    "locations",
     "loss",
     "place",
+    "reasoning",
     "set_stage",
+    "small_llava",
     "splice",
     "vision_from",
 ]
-
-IGNORE = -100
 
 
 class Projector(nn.Module):
@@ -199,6 +205,9 @@ class LLaVA(nn.Module):
         return generate(self.language, input_ids, max_new_tokens, embeddings=x, mask=mask, **options)
 
 
+IGNORE = -100
+
+
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the next tokens that are labelled, in nats: logits (B, T, V), labels (B, T).
 
@@ -318,3 +327,66 @@ def from_transformers(model: nn.Module) -> LLaVA:
     load_mapped(model.model.multi_modal_projector, projector, {r"^linear_": "fc"})
     which = dict(image_token_id=c.image_token_id, layer=layer, keep_prefix=select == "full")
     return LLaVA(vision, projector, language, **which).train(model.training)
+
+
+def small_llava(
+    vision: ImageTower, vocab_size: int, *, image_token_id: int, projector_depth: int = 2
+) -> LLaVA:
+    """The model this book trains: 16 patches of the tower, three blocks of language model, 128 wide."""
+    shape = dict(dim=128, depth=3, num_heads=4, mlp_dim=336, max_positions=256, tie_embeddings=True)
+    projector = Projector(vision.vit.config.dim, dim=128, depth=projector_depth)
+    return LLaVA(vision, projector, Transformer(vocab_size, **shape), image_token_id=image_token_id)
+
+
+PROMPTS = ("what is in the picture?", "what is there in the picture?", "what objects are there?")
+AXES = (("x", "left", "right", "left of", "right of"), ("y", "top", "bottom", "above", "below"))
+
+
+def describe(thing: Any) -> str:
+    """An object of a scene graph, with its article: anything that has size, colour and shape."""
+    return f"a {thing.size} {thing.colour} {thing.shape}"
+
+
+def detail(caption: str, rng: random.Random) -> tuple[str, str]:
+    """A request for everything, and the caption that answers it (Liu et al. 2023a, table 14)."""
+    return rng.choice(PROMPTS), caption
+
+
+def reasoning(things: Sequence[Any], rng: random.Random, *, margin: float = 0.1) -> list[tuple[str, str]]:
+    """Questions that need two steps, with the steps in the answer: who stands there, then the result.
+
+    things: objects with shape, colour, size and centre x, y in picture sides, x to the right, y down. Asked only
+    where every other object is clear of the one asked about by `margin`.
+    """
+    asked = []
+    for thing in things:
+        others = [t for t in things if t is not thing]
+        for axis, _, _, less, more in AXES:
+            gaps = [getattr(t, axis) - getattr(thing, axis) for t in others]
+            if not gaps or min(map(abs, gaps)) < margin:
+                continue
+            relation, sign = rng.choice(((less, -1), (more, 1)))
+            there = [t for t, gap in zip(others, gaps, strict=True) if sign * gap > 0]
+            named = " and ".join(describe(t) for t in there)
+            number = ("zero", "one", "two", "three")[len(there)]
+            question = f"how many objects are {relation} the {thing.colour} {thing.shape}?"
+            asked.append((question, f"{named}, {number}" if there else number))
+    return asked
+
+
+def locations(things: Sequence[Any], rng: random.Random, *, margin: float = 0.04) -> list[tuple[str, str]]:
+    """Which half holds an object, asked only where some other object lies in the opposite half.
+
+    There the answer cannot be read off the picture as a whole: the object must be found.
+    """
+    asked = []
+    for thing in things:
+        for axis, low, high, _, _ in AXES:
+            at = getattr(thing, axis) - 0.5
+            others = [getattr(t, axis) - 0.5 for t in things if t is not thing]
+            if abs(at) > margin and any(at * other < 0 and abs(other) > margin for other in others):
+                yes = rng.random() < 0.5
+                half = high if (at > 0) == yes else low
+                question = f"is the {thing.colour} {thing.shape} in the {half} half?"
+                asked.append((question, "yes" if yes else "no"))
+    return asked
