@@ -14,19 +14,25 @@ def alive() -> bool:
     return not stored and importlib.util.find_spec("ipywidgets") is not None
 
 
-def search_box(answer: Callable[[str], Any], *, prompt: str = "Describe a picture", start: str = "") -> Any:
+def search_box(
+    answer: Callable[[str], Any],
+    *,
+    prompt: str = "Describe a picture",
+    start: str = "",
+    label: str = "Search",
+) -> Any:
     """A text field that shows `answer(text)` below itself whenever the reader presses Enter.
 
-    `answer` returns anything that a cell can show; a ValueError it raises is shown as one line. Returns the
+    `label` stands before the field, `prompt` in it. `answer` returns anything that a cell can show; a ValueError it raises is shown as one line. Returns the
     widget, or None, with a printed line that says why, where widgets cannot work.
     """
     if not alive():
-        print("The search box appears in a running notebook; here you see what it would show.")
+        print(f"The {label.lower()} box appears in a running notebook; here you see what it would show.")
         return None
     import ipywidgets
     from IPython.display import display
 
-    field = ipywidgets.Text(value=start, placeholder=prompt, description="Search", continuous_update=False)
+    field = ipywidgets.Text(value=start, placeholder=prompt, description=label, continuous_update=False)
     below = ipywidgets.Output()
 
     def show(_change: Any = None) -> None:
