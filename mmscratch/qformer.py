@@ -47,7 +47,9 @@ __all__ = [
     "itm_loss",
     "join_projections",
     "pretraining_losses",
+    "read_text",
     "similarity",
+    "small_qformer",
     "write",
 ]
 
@@ -72,6 +74,25 @@ def check_queries(queries: Tensor, context: Tensor, dim: int) -> None:
         raise ValueError(f"expected queries ({B} or 1, Q, {dim}), got {tuple(queries.shape)}")
     if not queries.shape[1]:
         raise ValueError(f"expected at least one query, got {tuple(queries.shape)}")
+
+
+def read_text(model: "QFormer", ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
+    """Text (B, T, D) from ids (B, T), with positions, or as it is given; ValueError for what is no text."""
+    c = model.config
+    if (ids is None) == (embeddings is None):
+        raise ValueError("expected either ids or embeddings")
+    if not c.text or (embeddings is None and model.embed is None):
+        raise ValueError(f"expected {'embeddings, without a vocabulary' if c.text else 'no text'}, got text")
+    shape = tuple((ids if embeddings is None else embeddings).shape)
+    if len(shape) != (2 if embeddings is None else 3) or not shape[1]:
+        raise ValueError(f"expected ids (B, T) or embeddings (B, T, D) with T >= 1, got {shape}")
+    if embeddings is not None:
+        if shape[2] != c.dim:
+            raise ValueError(f"expected embeddings (B, T, {c.dim}), got {shape}")
+        return embeddings
+    if shape[1] > c.max_positions:
+        raise ValueError(f"expected at most max_positions {c.max_positions} tokens, got {shape[1]}")
+    return model.embed(ids) + model.positions.weight[: shape[1]]
 
 
 def attention_mask(kind: str, num_queries: int, text_mask: Tensor) -> Tensor:
@@ -177,26 +198,6 @@ class QFormer(nn.Module):
         )
         initialise_weights(self, c.depth)
 
-    def read(self, ids: Tensor | None, embeddings: Tensor | None) -> Tensor:
-        """Text (B, T, D) from ids (B, T), with positions, or as it is given."""
-        c = self.config
-        if (ids is None) == (embeddings is None):
-            raise ValueError("expected either ids or embeddings")
-        if not c.text or (embeddings is None and self.embed is None):
-            raise ValueError(
-                f"expected {'embeddings, without a vocabulary' if c.text else 'no text'}, got text"
-            )
-        shape = tuple((ids if embeddings is None else embeddings).shape)
-        if len(shape) != (2 if embeddings is None else 3) or not shape[1]:
-            raise ValueError(f"expected ids (B, T) or embeddings (B, T, D) with T >= 1, got {shape}")
-        if embeddings is not None:
-            if shape[2] != c.dim:
-                raise ValueError(f"expected embeddings (B, T, {c.dim}), got {shape}")
-            return embeddings
-        if shape[1] > c.max_positions:
-            raise ValueError(f"expected at most max_positions {c.max_positions} tokens, got {shape[1]}")
-        return self.embed(ids) + self.positions.weight[: shape[1]]
-
     def run(self, x: Tensor, num_queries: int, mask: Tensor | None, **reads: Tensor | None) -> Tensor:
         """All blocks over [queries | text]: (B, S, D) -> (B, S, D)."""
         mask = spread(x, mask, torch.arange(x.shape[1]), x.shape[1], None)
@@ -209,7 +210,7 @@ class QFormer(nn.Module):
         self, ids: Tensor | None = None, *, embeddings: Tensor | None = None, mask: Tensor | None = None
     ) -> Tensor:
         """Text alone, without queries and picture: states (B, T, D)."""
-        return self.run(self.read(ids, embeddings), 0, mask)
+        return self.run(read_text(self, ids, embeddings), 0, mask)
 
     def forward(
         self, queries: Tensor, context: Tensor, ids: Tensor | None = None, *,
@@ -219,30 +220,12 @@ class QFormer(nn.Module):
         Q, x = queries.shape[1], queries.expand(len(context), -1, -1)
         with_text = ids is not None or embeddings is not None
         if with_text:
-            text = self.read(ids, embeddings)
+            text = read_text(self, ids, embeddings)
             if len(text) != len(x):
                 raise ValueError(f"expected a text for each of {len(x)} pictures, got {len(text)}")
             x = torch.cat([x, text], dim=1)  # (B, Q + T, D)
         x = self.run(x, Q, mask, context=context, context_mask=spread_context(context, context_mask))
         return (x[:, :Q], x[:, Q:]) if with_text else x
-
-
-@torch.no_grad()
-def cross_attention(model: QFormer, queries: Tensor, context: Tensor, *text: Tensor, **options) -> Tensor:
-    """Where each query looks, (B, L, h, Q, N) for L blocks with cross-attention. Arguments as for `model`."""
-    found: list[Tensor] = []
-
-    def note(cross: CrossAttention, inputs: tuple) -> None:
-        found.append(cross.weights(*inputs))  # (B, h, Q, N)
-
-    layers = [block.cross for block in model.blocks if block.cross is not None]
-    hooks = [cross.register_forward_pre_hook(note) for cross in layers]
-    try:
-        model(queries, context, *text, **options)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(found, dim=1)
 
 
 class ImageTextQFormer(nn.Module):
@@ -409,47 +392,6 @@ def write(
     return ids
 
 
-class Blip2(nn.Module):
-    """Query states as a soft prefix of a frozen language model (Li et al. 2023, sec. 3.2).
-
-    context (B, N, C), ids (B, T) -> logits (B, T, V) of the word after each token. One linear map carries the
-    states into the language model's width. instruction (B, T'): ids that meet the queries in self-attention
-    (Dai et al. 2023, sec. 2.3), instruction_mask (B, T') True for tokens.
-    """
-
-    def __init__(self, body: QFormer, queries: Tensor, language: Transformer):
-        super().__init__()
-        if queries.ndim != 3 or len(queries) != 1 or queries.shape[2] != body.config.dim:
-            raise ValueError(f"expected queries (1, Q, {body.config.dim}), got {tuple(queries.shape)}")
-        self.body, self.queries = body, nn.Parameter(queries.detach().clone())
-        self.project = nn.Linear(body.config.dim, language.config.dim)
-        self.language = language.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> "Blip2":
-        super().train(mode)
-        self.language.eval()  # frozen means no dropout either
-        return self
-
-    def prefix(
-        self, context: Tensor, instruction: Tensor | None = None, instruction_mask: Tensor | None = None
-    ) -> Tensor:
-        """What the language model is shown, (B, Q, D of the language model)."""
-        if instruction is None:
-            return self.project(self.body(self.queries, context))
-        if instruction_mask is None:
-            instruction_mask = torch.ones_like(instruction, dtype=torch.bool)
-        mask = attention_mask("itm", self.queries.shape[1], instruction_mask)
-        states, _ = self.body(self.queries, context, instruction, mask=mask)
-        return self.project(states)
-
-    def forward(self, context: Tensor, ids: Tensor, **instruction: Tensor) -> Tensor:
-        if ids.ndim != 2 or not ids.shape[1]:
-            raise ValueError(f"expected ids (B, T) with T >= 1, got {tuple(ids.shape)}")
-        prefix = self.prefix(context, **instruction)
-        states = self.language.encode(embeddings=torch.cat([prefix, self.language.embed(ids)], dim=1))
-        return self.language.head(states[:, prefix.shape[1] :])
-
-
 FROM_RETRIEVAL = {
     r"^qformer\.": "body.",
     r"^embeddings\.": "body.embeddings.",
@@ -514,3 +456,70 @@ def from_transformers(model: nn.Module) -> "QFormer | ImageTextQFormer":
         ours.logit_scale = None  # transformers hands out cosines
         return load_mapped(model, ours, FROM_RETRIEVAL | FROM_TRANSFORMERS, join_projections)
     return load_mapped(model, ours, FROM_TRANSFORMERS, join_projections)
+
+
+def small_qformer(vocab_size: int, *, num_queries: int = 8) -> ImageTextQFormer:
+    """The Q-Former this book trains: four blocks, 128 wide, for lesson 07's encoder and short captions."""
+    body = QFormer(
+        128, depth=4, num_heads=4, mlp_dim=256, context_dim=128, vocab_size=vocab_size, max_positions=24
+    )
+    return ImageTextQFormer(body, num_queries=num_queries, embed_dim=64)
+
+
+@torch.no_grad()
+def cross_attention(model: QFormer, queries: Tensor, context: Tensor, *text: Tensor, **options) -> Tensor:
+    """Where each query looks, (B, L, h, Q, N) for L blocks with cross-attention. Arguments as for `model`."""
+    found: list[Tensor] = []
+
+    def note(cross: CrossAttention, inputs: tuple) -> None:
+        found.append(cross.weights(*inputs))  # (B, h, Q, N)
+
+    layers = [block.cross for block in model.blocks if block.cross is not None]
+    hooks = [cross.register_forward_pre_hook(note) for cross in layers]
+    try:
+        model(queries, context, *text, **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(found, dim=1)
+
+
+class Blip2(nn.Module):
+    """Query states as a soft prefix of a frozen language model (Li et al. 2023, sec. 3.2).
+
+    context (B, N, C), ids (B, T) -> logits (B, T, V) of the word after each token. One linear map carries the
+    states into the language model's width. instruction (B, T'): ids that meet the queries in self-attention
+    (Dai et al. 2023, sec. 2.3), instruction_mask (B, T') True for tokens.
+    """
+
+    def __init__(self, body: QFormer, queries: Tensor, language: Transformer):
+        super().__init__()
+        if queries.ndim != 3 or len(queries) != 1 or queries.shape[2] != body.config.dim:
+            raise ValueError(f"expected queries (1, Q, {body.config.dim}), got {tuple(queries.shape)}")
+        self.body, self.queries = body, nn.Parameter(queries.detach().clone())
+        self.project = nn.Linear(body.config.dim, language.config.dim)
+        self.language = language.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "Blip2":
+        super().train(mode)
+        self.language.eval()  # frozen means no dropout either
+        return self
+
+    def prefix(
+        self, context: Tensor, instruction: Tensor | None = None, instruction_mask: Tensor | None = None
+    ) -> Tensor:
+        """What the language model is shown, (B, Q, D of the language model)."""
+        if instruction is None:
+            return self.project(self.body(self.queries, context))
+        if instruction_mask is None:
+            instruction_mask = torch.ones_like(instruction, dtype=torch.bool)
+        mask = attention_mask("itm", self.queries.shape[1], instruction_mask)
+        states, _ = self.body(self.queries, context, instruction, mask=mask)
+        return self.project(states)
+
+    def forward(self, context: Tensor, ids: Tensor, **instruction: Tensor) -> Tensor:
+        if ids.ndim != 2 or not ids.shape[1]:
+            raise ValueError(f"expected ids (B, T) with T >= 1, got {tuple(ids.shape)}")
+        prefix = self.prefix(context, **instruction)
+        states = self.language.encode(embeddings=torch.cat([prefix, self.language.embed(ids)], dim=1))
+        return self.language.head(states[:, prefix.shape[1] :])

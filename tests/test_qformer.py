@@ -22,6 +22,7 @@ from mmscratch.qformer import (
     itg_loss,
     itm_loss,
     pretraining_losses,
+    read_text,
     similarity,
     write,
 )
@@ -197,7 +198,7 @@ def test_words_and_their_embeddings_give_the_same_states():
     net, (context, ids, _) = body(), inputs()
     queries = torch.randn(1, 4, 12)
     for a, b in zip(
-        net(queries, context, ids), net(queries, context, embeddings=net.read(ids, None)), strict=True
+        net(queries, context, ids), net(queries, context, embeddings=read_text(net, ids, None)), strict=True
     ):
         torch.testing.assert_close(a, b)
 
@@ -577,6 +578,7 @@ WITHOUT_CASE = {
     "FROM_RETRIEVAL": "a table",
     "FROM_TRANSFORMERS": "a table",
     "QFormerBlock": "called by QFormer, which checks",
+    "read_text": "called by QFormer: see its cases",
     "join_projections": "changes the weights it finds",
 }
 
