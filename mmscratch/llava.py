@@ -355,8 +355,8 @@ def detail(caption: str, rng: random.Random) -> tuple[str, str]:
 def reasoning(things: Sequence[Any], rng: random.Random, *, margin: float = 0.1) -> list[tuple[str, str]]:
     """Questions that need two steps, with the steps in the answer: who stands there, then the result.
 
-    things: objects with shape, colour, size and centre x, y in picture sides, x to the right, y down. Asked only
-    where every other object is clear of the one asked about by `margin`.
+    things: objects with shape, colour, size and centre x, y in picture sides, x to the right, y down. Asked
+    only where every other object is clear of the one asked about by `margin`.
     """
     asked = []
     for thing in things:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import pytest
 import refusals
 import torch
@@ -10,6 +12,7 @@ from torch import Tensor
 
 from mmscratch import llava
 from mmscratch.clip import ImageTower, small_clip
+from mmscratch.kit import world
 from mmscratch.llava import IGNORE, LLaVA, Projector, collate, expand, hidden_states, set_stage, splice
 from mmscratch.transformer import Transformer
 
@@ -307,6 +310,78 @@ def test_a_linear_projector_is_one_matrix():
     assert [sum(p.numel() for p in x.parameters()) for x in both] == [20_979_712, 31_467_520]
 
 
+# -- instructions
+
+
+def scenes(n: int = 300, split: str = "train"):
+    g = torch.Generator().manual_seed(4)
+    return world.sample(n, generator=g, split=split, max_objects=4)
+
+
+def test_every_word_of_every_instruction_is_known():
+    tokeniser, rng = world.Tokeniser(), random.Random(0)
+    drawn = scenes()
+    texts = []
+    for things, caption in zip(drawn.things(), world.captions(drawn), strict=True):
+        turns = [llava.detail(caption, rng), *llava.reasoning(things, rng), *llava.locations(things, rng)]
+        texts += [text for turn in turns for text in turn]
+    assert not (tokeniser.encode(texts) == tokeniser.unk).any()
+
+
+def test_the_same_seed_gives_the_same_instructions():
+    first, second, other = (
+        [llava.reasoning(t, rng) + llava.locations(t, rng) for t in scenes().things()]
+        for rng in map(random.Random, (1, 1, 2))
+    )
+    assert first == second != other
+
+
+def test_reasoning_counts_what_stands_there_and_names_it_first():
+    sides = {"left of": ("x", -1), "right of": ("x", 1), "above": ("y", -1), "below": ("y", 1)}
+    asked = 0
+    for things in scenes().things():
+        for question, answer in llava.reasoning(things, random.Random(len(things))):
+            asked += 1
+            relation = next(words for words in sides if f" {words} the " in question)
+            axis, sign = sides[relation]
+            target = next(t for t in things if question.endswith(f"the {t.colour} {t.shape}?"))
+            there = [t for t in things if sign * (getattr(t, axis) - getattr(target, axis)) > 0]
+            steps = answer.split(", ")
+            assert steps[-1] == ("zero", "one", "two", "three")[len(there)]
+            assert steps[:-1] == ([" and ".join(llava.describe(t) for t in there)] if there else [])
+    assert asked > 300
+
+
+def test_locations_are_asked_only_where_another_object_would_give_the_other_answer():
+    halves = {"left": ("x", -1), "right": ("x", 1), "top": ("y", -1), "bottom": ("y", 1)}
+    said = {"yes": 0, "no": 0}
+    rng = random.Random(0)
+    for things in scenes(2_000).things():
+        for question, answer in llava.locations(things, rng):
+            axis, sign = halves[question.split()[-2]]
+            target = next(t for t in things if f"the {t.colour} {t.shape} in" in question)
+            there = {t: sign * (getattr(t, axis) - 0.5) > 0 for t in things}
+            assert answer == ("yes" if there[target] else "no")
+            assert any(there[t] != there[target] for t in things if t is not target)
+            said[answer] += 1
+    assert 0.47 < said["yes"] / sum(said.values()) < 0.53 and sum(said.values()) > 2_000
+
+
+def test_one_object_has_no_neighbours_to_ask_about():
+    things = world.sample(5, generator=torch.Generator().manual_seed(0), max_objects=1).things()
+    for scene in things:
+        assert llava.reasoning(scene, random.Random(0)) == llava.locations(scene, random.Random(0)) == []
+
+
+def test_the_small_model_holds_the_readers_weights():
+    net = llava.small_llava(small_clip(40, eot_id=2).visual, 40, image_token_id=IMAGE)
+    ids = torch.full((2, 20), 5)
+    ids[:, 1:17] = IMAGE
+    assert net(ids, torch.randn(2, 3, 32, 32)).shape == (2, 20, 40)
+    linear = llava.small_llava(net.vision, 40, image_token_id=IMAGE, projector_depth=1)
+    assert linear.projector.fc2 is None
+
+
 # -- references that ours cannot hold
 
 
@@ -472,9 +547,16 @@ CASES = {
     "vision_from": {"vision_from(vision)": "TypeError: expected CLIPVisionModel, got ImageTower"},
 }
 WITHOUT_CASE = {
+    "AXES": "a table",
     "Batch": "a record",
     "IGNORE": "a number",
+    "PROMPTS": "a table",
+    "describe": "reads three attributes",
+    "detail": "passes on the caption it is given",
     "language_from": "a part of from_transformers, whose refusals are tested above",
+    "locations": "asks about what it is given, or nothing",
+    "reasoning": "asks about what it is given, or nothing",
+    "small_llava": "fixes every option",
 }
 
 
