@@ -29,10 +29,12 @@ from mmscratch.vit import pair
 __all__ = [
     "AXES",
     "Batch",
+    "FrozenInEval",
     "IGNORE",
     "LLaVA",
     "PROMPTS",
     "Projector",
+    "check_text",
     "collate",
     "describe",
     "detail",
@@ -127,7 +129,31 @@ def place(mask: Tensor | None, *, causal: bool = True) -> tuple[Tensor | None, T
     return mask, (mask.cumsum(dim=1) - 1).clamp(min=0)
 
 
-class LLaVA(nn.Module):
+class FrozenInEval(nn.Module):
+    """A module whose frozen parts stay in eval mode: their running statistics are weights too."""
+
+    def train(self, mode: bool = True) -> "FrozenInEval":
+        super().train(mode)
+        for part in self.children():
+            part.train(mode and any(p.requires_grad for p in part.parameters()))
+        return self
+
+
+def check_text(
+    input_ids: Tensor, mask: Tensor | None, images: Tensor | None, features: Tensor | None, image_id: int
+) -> None:  # fmt: skip
+    """ValueError unless ids are (B, T), a mask (B, T) fits, and pictures come where the text says so."""
+    if input_ids.ndim != 2 or input_ids.shape[1] < 1:
+        raise ValueError(f"expected input_ids (B, T) with T >= 1, got {tuple(input_ids.shape)}")
+    if images is not None and features is not None:
+        raise ValueError("expected pixel_values or features, got both")
+    if images is None and features is None and (found := (input_ids == image_id).sum()) > 0:
+        raise ValueError(f"expected pictures for {found} image tokens, got none")
+    if mask is not None and mask.ndim == 2 and mask.shape != input_ids.shape:
+        raise ValueError(f"expected attention_mask {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
+
+
+class LLaVA(FrozenInEval):
     """A language model that reads pictures as tokens among words (Liu et al. 2023a, fig. 1).
 
     vision: a `clip.ImageTower`; projector: any (M, N, C) -> (M, N', D); language: a causal
@@ -139,39 +165,25 @@ class LLaVA(nn.Module):
         layer: int | Sequence[int] = -2, keep_prefix: bool = False,
     ):  # fmt: skip
         super().__init__()
-        if language.embed is None or not 0 <= image_token_id < language.config.vocab_size:
-            size = language.config.vocab_size
+        size = language.config.vocab_size
+        if not size or not 0 <= image_token_id < size:
             raise ValueError(f"expected image_token_id in a vocabulary of {size}, got {image_token_id}")
         self.vision, self.projector, self.language = vision, projector, language
         self.image_token_id, self.layer, self.keep_prefix = image_token_id, layer, keep_prefix
-
-    def train(self, mode: bool = True) -> "LLaVA":
-        """As usual, but what is frozen stays in eval mode: its running statistics are weights too."""
-        super().train(mode)
-        for part in self.children():
-            if not any(p.requires_grad for p in part.parameters()):
-                part.eval()
-        return self
 
     def see(self, pixel_values: Tensor) -> Tensor:
         """Features before the projector, (M, C, H, W) -> (M, N, C'); a frozen tower can compute them once."""
         return hidden_states(self.vision, pixel_values, self.layer, keep_prefix=self.keep_prefix)
 
     def embed(
-        self, input_ids: Tensor, pixel_values: Tensor | None = None, features: Tensor | None = None
-    ) -> Tensor:
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, features: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Words and pictures as one sequence of vectors, (B, T, D)."""
-        if input_ids.ndim != 2 or input_ids.shape[1] < 1:
-            raise ValueError(f"expected input_ids (B, T) with T >= 1, got {tuple(input_ids.shape)}")
-        if pixel_values is not None and features is not None:
-            raise ValueError("expected pixel_values or features, got both")
+        check_text(input_ids, mask, pixel_values, features, self.image_token_id)
         x = self.language.embed(input_ids)
-        features = self.see(pixel_values) if pixel_values is not None else features
-        if features is None:
-            if (found := (input_ids == self.image_token_id).sum()) > 0:
-                raise ValueError(f"expected pictures for {found} image tokens, got none")
-            return x
-        return splice(x, input_ids, self.projector(features), self.image_token_id)
+        features = features if pixel_values is None else self.see(pixel_values)
+        return x if features is None else splice(x, input_ids, self.projector(features), self.image_token_id)
 
     def forward(
         self, input_ids: Tensor, pixel_values: Tensor | None = None, attention_mask: Tensor | None = None,
@@ -182,11 +194,9 @@ class LLaVA(nn.Module):
         attention_mask (B, T): 0 marks padding, on either side; logits there mean nothing. Or (B, T, T), in
         place of the causal rule, with position_ids (B, T). `features`: what `see` gave.
         """
-        x = self.embed(input_ids, pixel_values, features)
         mask = None if attention_mask is None else attention_mask.bool()
+        x = self.embed(input_ids, pixel_values, features, mask)
         if mask is not None and mask.ndim == 2:
-            if mask.shape != input_ids.shape:
-                raise ValueError(f"expected attention_mask {tuple(input_ids.shape)}, got {tuple(mask.shape)}")
             mask, counted = place(mask, causal=self.language.config.causal)
             position_ids = counted if position_ids is None else position_ids
         return self.language(embeddings=x, mask=mask, positions=position_ids)
@@ -201,8 +211,8 @@ class LLaVA(nn.Module):
         The pictures are looked at once. Options as in `transformer.generate`: eos_id, use_cache, temperature.
         """
         mask = None if attention_mask is None or attention_mask.all() else attention_mask.bool()
-        x = self.embed(input_ids, pixel_values, features)
-        return generate(self.language, input_ids, max_new_tokens, embeddings=x, mask=mask, **options)
+        options |= dict(embeddings=self.embed(input_ids, pixel_values, features, mask), mask=mask)
+        return generate(self.language, input_ids, max_new_tokens, **options)
 
 
 IGNORE = -100

@@ -549,8 +549,10 @@ CASES = {
 WITHOUT_CASE = {
     "AXES": "a table",
     "Batch": "a record",
+    "FrozenInEval": "takes no options",
     "IGNORE": "a number",
     "PROMPTS": "a table",
+    "check_text": "asked through LLaVA",
     "describe": "reads three attributes",
     "detail": "passes on the caption it is given",
     "language_from": "a part of from_transformers, whose refusals are tested above",
