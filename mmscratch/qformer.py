@@ -460,28 +460,8 @@ def from_transformers(model: nn.Module) -> "QFormer | ImageTextQFormer":
 
 def small_qformer(vocab_size: int, *, num_queries: int = 8) -> ImageTextQFormer:
     """The Q-Former this book trains: four blocks, 128 wide, for lesson 07's encoder and short captions."""
-    body = QFormer(
-        128, depth=4, num_heads=4, mlp_dim=256, context_dim=128, vocab_size=vocab_size, max_positions=24
-    )
+    body = QFormer(128, depth=4, num_heads=4, context_dim=128, vocab_size=vocab_size, max_positions=24)
     return ImageTextQFormer(body, num_queries=num_queries, embed_dim=64)
-
-
-@torch.no_grad()
-def cross_attention(model: QFormer, queries: Tensor, context: Tensor, *text: Tensor, **options) -> Tensor:
-    """Where each query looks, (B, L, h, Q, N) for L blocks with cross-attention. Arguments as for `model`."""
-    found: list[Tensor] = []
-
-    def note(cross: CrossAttention, inputs: tuple) -> None:
-        found.append(cross.weights(*inputs))  # (B, h, Q, N)
-
-    layers = [block.cross for block in model.blocks if block.cross is not None]
-    hooks = [cross.register_forward_pre_hook(note) for cross in layers]
-    try:
-        model(queries, context, *text, **options)
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return torch.stack(found, dim=1)
 
 
 class Blip2(nn.Module):
@@ -499,6 +479,8 @@ class Blip2(nn.Module):
         self.body, self.queries = body, nn.Parameter(queries.detach().clone())
         self.project = nn.Linear(body.config.dim, language.config.dim)
         self.language = language.requires_grad_(False)
+        length = language.embed.weight.norm(dim=1).mean().item()  # the prefix starts as long as words are
+        nn.init.normal_(self.project.weight, std=length / math.sqrt(self.project.weight.numel()))
 
     def train(self, mode: bool = True) -> "Blip2":
         super().train(mode)
@@ -523,3 +505,21 @@ class Blip2(nn.Module):
         prefix = self.prefix(context, **instruction)
         states = self.language.encode(embeddings=torch.cat([prefix, self.language.embed(ids)], dim=1))
         return self.language.head(states[:, prefix.shape[1] :])
+
+
+@torch.no_grad()
+def cross_attention(model: QFormer, queries: Tensor, context: Tensor, *text: Tensor, **options) -> Tensor:
+    """Where each query looks, (B, L, h, Q, N) for L blocks with cross-attention. Arguments as for `model`."""
+    found: list[Tensor] = []
+
+    def note(cross: CrossAttention, inputs: tuple) -> None:
+        found.append(cross.weights(*inputs))  # (B, h, Q, N)
+
+    layers = [block.cross for block in model.blocks if block.cross is not None]
+    hooks = [cross.register_forward_pre_hook(note) for cross in layers]
+    try:
+        model(queries, context, *text, **options)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(found, dim=1)
