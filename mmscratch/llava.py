@@ -56,13 +56,18 @@ __all__ = [
 class Projector(nn.Module):
     """Carries each patch into the width of the language model, by itself: (B, N, C) -> (B, N, D).
 
-    depth 1: one matrix (Liu et al. 2023a, eq. 1). depth 2: two with GELU between (Liu et al. 2023b).
+    depth 1: one matrix (Liu et al. 2023a, eq. 1). depth 2: two with GELU between (Liu et al. 2023b). `norm`
+    puts a LayerNorm before them, as InternVL does (Chen et al. 2024).
     """
 
-    def __init__(self, in_dim: int, *, dim: int, depth: int = 2, act: str = "gelu", bias: bool = True):
+    def __init__(
+        self, in_dim: int, *, dim: int, depth: int = 2, act: str = "gelu", bias: bool = True,
+        norm: bool = False,
+    ):  # fmt: skip
         super().__init__()
         if depth not in (1, 2):
             raise ValueError(f"expected depth 1 or 2, got {depth}")
+        self.norm = nn.LayerNorm(in_dim) if norm else nn.Identity()
         self.fc1 = nn.Linear(in_dim, dim, bias=bias)
         self.act = ACTIVATIONS[pick("act", act, ACTIVATIONS)]
         self.fc2 = nn.Linear(dim, dim, bias=bias) if depth == 2 else None
@@ -70,7 +75,7 @@ class Projector(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[-1] != self.fc1.in_features:
             raise ValueError(f"expected features (B, N, {self.fc1.in_features}), got {tuple(x.shape)}")
-        x = self.fc1(x)
+        x = self.fc1(self.norm(x))
         return x if self.fc2 is None else self.fc2(self.act(x))
 
 
@@ -221,7 +226,7 @@ IGNORE = -100
 def loss(logits: Tensor, labels: Tensor) -> Tensor:
     """Mean cross-entropy of the next tokens that are labelled, in nats: logits (B, T, V), labels (B, T).
 
-    Labels of -100 do not count (Liu et al. 2023a, eq. 2): pictures, questions, padding.
+    Labels of -100 do not count (Liu et al. 2023a, sec. 4.2): pictures, questions, padding.
     """
     if not (labels[:, 1:] != IGNORE).any():
         raise ValueError(f"expected a label other than {IGNORE} after the first token, got none")
@@ -344,7 +349,7 @@ def small_llava(
 ) -> LLaVA:
     """The model this book trains: 16 patches of the tower, three blocks of language model, 128 wide."""
     shape = dict(dim=128, depth=3, num_heads=4, mlp_dim=336, max_positions=256, tie_embeddings=True)
-    projector = Projector(vision.vit.config.dim, dim=128, depth=projector_depth)
+    projector = Projector(vision.vit.config.dim, dim=128, depth=projector_depth, norm=True)
     return LLaVA(vision, projector, Transformer(vocab_size, **shape), image_token_id=image_token_id)
 
 
@@ -358,7 +363,7 @@ def describe(thing: Any) -> str:
 
 
 def detail(caption: str, rng: random.Random) -> tuple[str, str]:
-    """A request for everything, and the caption that answers it (Liu et al. 2023a, table 14)."""
+    """A request for everything, and the caption that answers it (Liu et al. 2023a, sec. 3)."""
     return rng.choice(PROMPTS), caption
 
 

@@ -305,6 +305,8 @@ def test_a_linear_projector_is_one_matrix():
     x = torch.randn(2, 3, 5)
     torch.testing.assert_close(linear(x), x @ linear.fc1.weight.T + linear.fc1.bias)
     assert sum(p.numel() for p in linear.parameters()) == 5 * 7 + 7
+    normed = Projector(5, dim=7, norm=True)
+    torch.testing.assert_close(normed(3 * x + 1), normed(x), atol=1e-4, rtol=0)
     with torch.device("meta"):
         both = [Projector(1024, dim=dim) for dim in (4096, 5120)]
     assert [sum(p.numel() for p in x.parameters()) for x in both] == [20_979_712, 31_467_520]
