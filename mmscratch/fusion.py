@@ -4,7 +4,7 @@ Collected from notebooks/11_fusion.ipynb by `make export`: edit the notebook, no
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -34,15 +34,17 @@ __all__ = [
     "Side",
     "TOWERS",
     "build_tower",
+    "check_batch",
+    "check_table",
     "choose",
     "count_cost",
     "drop_rows",
     "from_torch",
     "from_transformers",
     "full",
+    "pair_up",
     "stack_shape",
 ]
-
 
 FUSIONS = ("early", "joint", "late")
 
@@ -51,6 +53,17 @@ def build_tower(dim: int, **options) -> Transformer:
     """Blocks without a causal mask, over vectors: (B, S, D) -> (B, S, D). `cross`: they read a context."""
     plain = dict(norm="layer", act="gelu", gated=False, qkv_bias=True, out_bias=True, mlp_bias=True)
     return Transformer(None, dim=dim, **plain | dict(causal=False, position="none") | options)
+
+
+def full(x: Tensor, mask: Tensor | None) -> Tensor:
+    """The mask of x (B, S, D), or one where everything is there: (B, S). ValueError for another shape."""
+    if mask is None:
+        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
+    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
+        raise ValueError(
+            f"expected a boolean mask {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
+        )
+    return mask
 
 
 class Fuse(nn.Module):
@@ -98,17 +111,6 @@ class Fuse(nn.Module):
         return self.meet(self.see(image, image_mask), self.read(text, text_mask), image_mask, text_mask)
 
 
-def full(x: Tensor, mask: Tensor | None) -> Tensor:
-    """The mask of x (B, S, D), or one where everything is there: (B, S). ValueError for another shape."""
-    if mask is None:
-        return torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-    if mask.dtype != torch.bool or mask.shape != x.shape[:2]:
-        raise ValueError(
-            f"expected a boolean mask {tuple(x.shape[:2])}, got {mask.dtype} {tuple(mask.shape)}"
-        )
-    return mask
-
-
 class Side(NamedTuple):
     """One side as far as it can be computed alone: states (B, S, D), and which of them are there, (B, S)."""
 
@@ -116,12 +118,37 @@ class Side(NamedTuple):
     mask: Tensor
 
 
+def check_batch(x: Tensor, expected: tuple, *, whole: bool = False) -> None:
+    """ValueError unless x has the expected shape; None fits any size, a range what lies in it."""
+    fits = x.ndim == len(expected) and all(
+        e is None or n in (e if isinstance(e, range) else (e,))
+        for n, e in zip(x.shape, expected, strict=True)
+    )
+    if not fits or x.is_floating_point() == whole:
+        said = ", ".join(
+            "B" if e is None else f"{e[0]} to {e[-1]}" if isinstance(e, range) else str(e) for e in expected
+        )
+        raise ValueError(
+            f"expected {'whole ' if whole else ''}numbers ({said}), got {tuple(x.shape)} {x.dtype}"
+        )
+
+
+def pair_up(a: Side, b: Side) -> tuple[Side, Side]:
+    """Both with a batch of the same size, where one of them may have a batch of one."""
+    B = max(len(a.states), len(b.states))
+    if {len(a.states), len(b.states)} - {1, B}:
+        raise ValueError(
+            f"expected as many pictures as questions, or one, got {len(a.states)} and {len(b.states)}"
+        )
+    return tuple(Side(*(x.expand(B, *x.shape[1:]) for x in side)) for side in (a, b))
+
+
 class Fusion(nn.Module):
     """Answers a question about a picture, as a choice among `num_answers`.
 
     features (B, N, C) of a picture encoder and ids (B, T) -> logits (B, num_answers). A summary token stands
     in front of each side and is always there, even where a mask hides all the rest; the head reads both
-    summaries and their product. Options: the fields of `Fuse`.
+    summaries and their product. Options: the fields of `Fuse`. ValueError for inputs of another shape.
     """
 
     def __init__(
@@ -138,41 +165,29 @@ class Fusion(nn.Module):
         self.head = nn.Sequential(nn.Linear(3 * dim, 2 * dim), nn.GELU(), nn.Linear(2 * dim, num_answers))
         initialise_weights(self, depth)
 
-    def begin(self, which: int, x: Tensor, mask: Tensor | None) -> Side:
-        """A summary token in front of x (B, S, D)."""
-        mask, summary = full(x, mask), self.summaries[which].expand(len(x), 1, -1)
-        return Side(torch.cat([summary, x], dim=1), torch.cat([full(summary, None), mask], dim=1))
-
-    def keep(self, states: Tensor, mask: Tensor) -> Side:
-        """What the meeting needs of a side: of a finished one, in late fusion, the summary alone."""
-        last = 1 if self.fuse.kind == "late" else states.shape[1]
-        return Side(states[:, :last], mask[:, :last])
+    def alone(self, tower: Callable, summary: Tensor, x: Tensor, mask: Tensor | None) -> Side:
+        """A summary token in front of x (B, S, D), then what its tower can do alone."""
+        summary = summary.expand(len(x), 1, -1)
+        mask = torch.cat([full(summary, None), full(x, mask)], dim=1)  # the summary is always there
+        states = tower(torch.cat([summary, x], dim=1), mask)
+        kept = 1 if self.fuse.kind == "late" else states.shape[1]  # late is done: its summary is enough
+        return Side(states[:, :kept], mask[:, :kept])
 
     def see(self, features: Tensor, mask: Tensor | None = None) -> Side:
         """All that can be done for pictures before a question is known. features (B, N, C), mask (B, N)."""
-        expected = (len(self.patch_places), self.project[1].in_features)
-        if features.ndim != 3 or features.shape[1:] != expected:
-            raise ValueError(f"expected features {('B', *expected)}, got {tuple(features.shape)}")
-        x, mask = self.begin(0, self.project(features) + self.patch_places, mask)
-        return self.keep(self.fuse.see(x, mask), mask)
+        check_batch(features, (None, len(self.patch_places), self.project[1].in_features))
+        return self.alone(self.fuse.see, self.summaries[0], self.project(features) + self.patch_places, mask)
 
     def read(self, ids: Tensor, mask: Tensor | None = None) -> Side:
         """All that can be done for questions before a picture is known. ids (B, T), mask (B, T)."""
-        longest = len(self.word_places)
-        if ids.ndim != 2 or not 1 <= ids.shape[1] <= longest or ids.is_floating_point():
-            raise ValueError(
-                f"expected ids (B, T), T from 1 to {longest}, got {tuple(ids.shape)} {ids.dtype}"
-            )
-        x, mask = self.begin(1, self.embed(ids) + self.word_places[: ids.shape[1]], mask)
-        return self.keep(self.fuse.read(x, mask), mask)
+        check_batch(ids, (None, range(1, len(self.word_places) + 1)), whole=True)
+        return self.alone(
+            self.fuse.read, self.summaries[1], self.embed(ids) + self.word_places[: ids.shape[1]], mask
+        )
 
     def meet(self, picture: Side, question: Side) -> Tensor:
         """Logits (B, num_answers). A batch of one on either side is shared by all of the other."""
-        sizes = {len(picture.states), len(question.states)} - {1}
-        if len(sizes) > 1:
-            raise ValueError(f"expected as many pictures as questions, or one, got {sorted(sizes)}")
-        B = max(sizes, default=1)
-        (v, v_mask), (t, t_mask) = ([x.expand(B, *x.shape[1:]) for x in side] for side in (picture, question))
+        (v, v_mask), (t, t_mask) = pair_up(picture, question)
         if self.fuse.kind != "late":
             v, t = self.fuse.meet(v, t, v_mask, t_mask)
         v, t = v[:, 0], t[:, 0]  # (B, D), the two summaries
@@ -183,6 +198,43 @@ class Fusion(nn.Module):
         text_mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         return self.meet(self.see(features, image_mask), self.read(ids, text_mask))
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a `Fusion` costs: parameters, and FLOPs of matrix products, two a multiplication and addition.
+
+    see: for a picture, before any question; read: for a question, before any picture; meet: for a pair;
+    kept: numbers to store of each picture in between.
+    """
+
+    parameters: int
+    see: int
+    read: int
+    meet: int
+    kept: int
+
+    def flops(self, *, pictures: float = 1, questions: float = 1) -> float:
+        """FLOPs a question that is held against `pictures`, each of which meets `questions` in its life."""
+        if pictures < 1 or questions < 1:
+            raise ValueError(f"expected at least one picture and question, got {pictures} and {questions}")
+        return pictures * (self.see / questions + self.meet) + self.read
+
+
+def count_cost(model: Fusion, words: int) -> Cost:
+    """Count what a question of `words` words costs, by torch's own counter. ValueError for too many words."""
+    weight = model.head[0].weight
+    features = weight.new_zeros(1, len(model.patch_places), model.project[1].in_features)
+    steps = {"see": lambda: model.see(features)}
+    steps["read"] = lambda: model.read(torch.zeros(1, words, dtype=torch.long, device=weight.device))
+    steps["meet"] = lambda: model.meet(found["see"], found["read"])
+    found, flops = {}, {}
+    for name, step in steps.items():
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            found[name] = step()
+        flops[name] = counter.get_total_flops()
+    parameters = sum(p.numel() for p in model.parameters())
+    return Cost(parameters=parameters, kept=found["see"].states.numel(), **flops)
 
 
 def stack_shape(stack: nn.Module) -> dict:
@@ -211,6 +263,8 @@ TOWERS = {
     },
     "late": {r"^0\.": "image.", r"^1\.": "text."},
 }
+
+
 IN_A_TOWER = {r"\.layers\.": ".blocks.", r"\.linear([12])\.": r".mlp.fc\1."}
 
 
@@ -263,45 +317,8 @@ def from_transformers(model: nn.Module) -> Fuse:
     return load_mapped(model, ours, FROM_VILT)
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What a `Fusion` costs: parameters, and FLOPs of matrix products, two a multiplication and addition.
-
-    see: for a picture, before any question; read: for a question, before any picture; meet: for a pair;
-    kept: numbers to store of each picture in between.
-    """
-
-    parameters: int
-    see: int
-    read: int
-    meet: int
-    kept: int
-
-    def flops(self, *, pictures: float = 1, questions: float = 1) -> float:
-        """FLOPs a question that is held against `pictures`, each of which meets `questions` in its life."""
-        if pictures < 1 or questions < 1:
-            raise ValueError(f"expected at least one picture and question, got {pictures} and {questions}")
-        return pictures * (self.see / questions + self.meet) + self.read
-
-
-def count_cost(model: Fusion, words: int) -> Cost:
-    """Count what a question of `words` words costs, by torch's own counter. ValueError for too many words."""
-    weight = model.head[0].weight
-    features = weight.new_zeros(1, len(model.patch_places), model.project[1].in_features)
-    steps = {"see": lambda: model.see(features)}
-    steps["read"] = lambda: model.read(torch.zeros(1, words, dtype=torch.long, device=weight.device))
-    steps["meet"] = lambda: model.meet(found["see"], found["read"])
-    found, flops = {}, {}
-    for name, step in steps.items():
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            found[name] = step()
-        flops[name] = counter.get_total_flops()
-    parameters = sum(p.numel() for p in model.parameters())
-    return Cost(parameters=parameters, kept=found["see"].states.numel(), **flops)
-
-
 def drop_rows(mask: Tensor, share: float, *, generator: torch.Generator | None = None) -> Tensor:
-    """The mask (B, S) with a share of its rows emptied: modality dropout (Neverova et al. 2016, sec. 3.3)."""
+    """The mask (B, S) with a share of its rows emptied: modality dropout (Neverova et al. 2016)."""
     if mask.ndim != 2 or mask.dtype != torch.bool:
         raise ValueError(f"expected a boolean mask (B, S), got {mask.dtype} {tuple(mask.shape)}")
     if not 0 <= share <= 1:
@@ -326,6 +343,19 @@ class Choice:
     why: str
 
 
+def check_table(measured: Mapping, costs: Mapping, asked: Collection[str], blind: Mapping | None) -> None:
+    """ValueError unless every fusion has a cost, and an accuracy for every asked kind of question."""
+    if not asked or isinstance(asked, str):
+        raise ValueError(f"expected a list of kinds of question, got {asked!r}")
+    if not measured or measured.keys() != costs.keys() or not measured.keys() <= set(FUSIONS):
+        raise ValueError(f"expected the same of {FUSIONS} twice, got {sorted(measured)} and {sorted(costs)}")
+    for name, table in {**measured, **({} if blind is None else {"blind": blind})}.items():
+        if bad := [kind for kind in asked if not 0 <= table.get(kind, -1) <= 1]:
+            raise ValueError(
+                f"expected an accuracy from 0 to 1 of {name} for {bad[0]!r}, got {table.get(bad[0])}"
+            )
+
+
 def choose(
     measured: Mapping[str, Mapping[str, float]], costs: Mapping[str, Cost], asked: Collection[str], *,
     pictures: int = 1, questions: float = 1, budget: float = math.inf,
@@ -341,15 +371,7 @@ def choose(
 
     ValueError for nothing asked, a kind without a measurement, or a budget below the cheapest.
     """
-    if not asked or isinstance(asked, str):
-        raise ValueError(f"expected a list of kinds of question, got {asked!r}")
-    if not measured or measured.keys() != costs.keys() or not measured.keys() <= set(FUSIONS):
-        raise ValueError(f"expected the same of {FUSIONS} twice, got {sorted(measured)} and {sorted(costs)}")
-    for name, table in {**measured, **({} if blind is None else {"blind": blind})}.items():
-        if bad := [kind for kind in asked if not 0 <= table.get(kind, -1) <= 1]:
-            raise ValueError(
-                f"expected an accuracy from 0 to 1 of {name} for {bad[0]!r}, got {table.get(bad[0])}"
-            )
+    check_table(measured, costs, asked, blind)
     worst = {name: min(table[kind] for kind in asked) for name, table in measured.items()}
     options = [(cost.flops(pictures=pictures, questions=questions), name, 0) for name, cost in costs.items()]
     if pictures > shortlist and "late" in costs:

@@ -300,14 +300,21 @@ CASES = {
     },
     "Fusion": {
         "Fusion(30, kind='middle', **sizes)": "ValueError: expected kind .*got 'middle'",
-        "net(x[:, :4], ids)": "ValueError: expected features ('B', 5, 10), got (3, 4, 10)",
-        "net(x[0], ids)": "ValueError: expected features ('B', 5, 10), got (5, 10)",
-        "net(x, ones(3, 8).long())": "ValueError: expected ids (B, T), T from 1 to 7, got (3, 8)",
-        "net(x, ids[:, :0])": "ValueError: expected ids (B, T), T from 1 to 7, got (3, 0)",
-        "net(x, ids.float())": "ValueError: expected ids (B, T).*got (3, 6) torch.float32",
-        "net(x, ids[:2])": "ValueError: as many pictures as questions, or one, got [2, 3]",
+        "net(x[:, :4], ids)": "ValueError: numbers (B, 5, 10), got (3, 4, 10)",
+        "net(x[0], ids)": "ValueError: numbers (B, 5, 10), got (5, 10)",
+        "net(x, ones(3, 8).long())": "ValueError: whole numbers (B, 1 to 7), got (3, 8)",
+        "net(x, ids[:, :0])": "ValueError: whole numbers (B, 1 to 7), got (3, 0)",
+        "net(x, ids.float())": "ValueError: whole numbers (B, 1 to 7), got (3, 6) torch.float32",
+        "net(x, ids[:2])": "ValueError: as many pictures as questions, or one, got 3 and 2",
         "net(x, ids, image_mask=ones(3, 6).bool())": "ValueError: expected a boolean mask (3, 5)",
         "net(x, ids, text_mask=ones(3, 6))": "ValueError: boolean mask (3, 6), got torch.float32",
+    },
+    "check_batch": {
+        "check_batch(x, (None, 4, 10))": "ValueError: expected numbers (B, 4, 10), got (3, 5, 10)",
+        "check_batch(x[0], (None, 4, 10))": "ValueError: expected numbers (B, 4, 10), got (5, 10)",
+    },
+    "pair_up": {
+        "pair_up(net.see(x), net.read(ids[:2]))": "ValueError: as many pictures as questions.*3 and 2"
     },
     "from_torch": {
         "from_torch(nn.Linear(2, 2))": "TypeError: TransformerEncoder or .*got Linear",
@@ -324,14 +331,15 @@ CASES = {
         "cost.flops(questions=0.5)": "ValueError: at least one picture and question, got 1 and 0.5",
     },
     "count_cost": {
-        "count_cost(net, 8)": "ValueError: T from 1 to 7, got (1, 8)",
-        "count_cost(net, 0)": "ValueError: T from 1 to 7, got (1, 0)",
+        "count_cost(net, 8)": "ValueError: (B, 1 to 7), got (1, 8)",
+        "count_cost(net, 0)": "ValueError: (B, 1 to 7), got (1, 0)",
     },
     "drop_rows": {
         "drop_rows(ones(3, 4).bool(), 1.5)": "ValueError: a share from 0 to 1, got 1.5",
         "drop_rows(ones(3, 4), 0.5)": "ValueError: a boolean mask (B, S), got torch.float32 (3, 4)",
         "drop_rows(ones(3).bool(), 0.5)": "ValueError: a boolean mask (B, S), got torch.bool (3,)",
     },
+    "check_table": {"check_table(table, costs, ['b'], None)": "ValueError: of early for 'b', got None"},
     "choose": {
         "choose(table, costs, [])": "ValueError: a list of kinds of question, got []",
         "choose(table, costs, 'a')": "ValueError: a list of kinds of question, got 'a'",

@@ -259,6 +259,7 @@ def case(name, kind, reference, inputs, *changes, ours=from_torch, **fields):
         call_reference=theirs,
         primitive="fusion.Fuse",
         library=library,
+        options=dict(attention=None),  # ViLT has no choice of implementations, torch no name for them
         **fields,
     )
 
