@@ -99,9 +99,10 @@ class Fuse(nn.Module):
             context = dict(context=image, context_mask=image_mask)
             text = self.text.encode(embeddings=text, mask=text_mask, **context)
         if self.kind == "early":
-            both = torch.cat([image, text], dim=1)  # (B, N + T, D)
-            mask = torch.cat([full(image, image_mask), full(text, text_mask)], dim=1)
-            both = self.both.encode(embeddings=both, mask=None if mask.all() else mask)
+            both, mask = torch.cat([image, text], dim=1), None  # (B, N + T, D)
+            if image_mask is not None or text_mask is not None:
+                mask = torch.cat([full(image, image_mask), full(text, text_mask)], dim=1)
+            both = self.both.encode(embeddings=both, mask=mask)
             image, text = both.split([image.shape[1], text.shape[1]], dim=1)
         return image, text
 

@@ -264,21 +264,21 @@ def case(name, kind, reference, inputs, *changes, ours=from_torch, **fields):
     )
 
 
-BIG = dict(dim=64, heads=4, mlp=256)
+BIG = dict(dim=128, heads=4, mlp=512)
 CASES = [
     case("padded", "early", early(), both_sides(5, 11, 7), *COMMON, *EARLY),
     case("one word", "early", early(depth=1), both_sides(2, 9, 1, padded=False)),
     case("post-norm, ReLU", "early", early(act="relu", norm_first=False), both_sides(4, 6, 13)),
-    case("64 wide", "early", early(**BIG), both_sides(32, 17, 12, dim=64), bench=True),
+    case("128 wide", "early", early(**BIG), both_sides(32, 17, 12, dim=128, padded=False), bench=True),
     case("padded", "joint", joint(), both_sides(5, 11, 7), *COMMON, *JOINT),
     case("towers of equal depth", "joint", joint(2, 2), both_sides(3, 5, 8), text_reads_raw_patches),
     case("one block each", "joint", joint(1, 1), both_sides(2, 9, 4, padded=False)),
     case("post-norm, ReLU", "joint", joint(act="relu", norm_first=False), both_sides(4, 6, 13)),
-    case("64 wide", "joint", joint(**BIG), both_sides(32, 17, 12, dim=64), bench=True),
+    case("128 wide", "joint", joint(**BIG), both_sides(32, 17, 12, dim=128, padded=False), bench=True),
     case("padded", "late", late(), both_sides(5, 11, 7), *COMMON, *LATE),
     case("towers of equal depth", "late", late(2, 2), both_sides(3, 5, 8), towers_exchanged),
     case("deeper eyes", "late", late(4, 1), both_sides(2, 9, 4, padded=False)),
-    case("64 wide", "late", late(3, 3, **BIG), both_sides(32, 17, 12, dim=64), bench=True),
+    case("128 wide", "late", late(3, 3, **BIG), both_sides(32, 17, 12, dim=128, padded=False), bench=True),
     case("padded", "vilt", vilt(), both_sides(5, 11, 7), *COMMON, *EARLY, ours=from_transformers),
     case("no biases on queries", "vilt", vilt(qkv_bias=False), both_sides(3, 5, 9), ours=from_transformers),
     case(
