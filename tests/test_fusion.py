@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 import random
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from mmscratch import fusion
 from mmscratch.fusion import FUSIONS, Cost, Fuse, Fusion, choose, count_cost, drop_rows
+from mmscratch.kit import data, world
 
 N, T, C, D, K = 5, 7, 10, 12, 4  # patches, words, width of features, width, answers
 
@@ -262,6 +264,64 @@ def test_choose_against_all_alternatives_spelled_out():
         assert found.accuracy >= best - margin
         rivals = [flops for accuracy, flops in plans.values() if accuracy >= best - margin]
         assert found.flops == pytest.approx(min(rivals))
+
+
+# -- choosing, held against what the lesson measured
+
+
+def mean_of(runs: list[dict[str, float]]) -> dict[str, float]:
+    return {kind: sum(run[kind] for run in runs) / len(runs) for kind in runs[0]}
+
+
+@pytest.fixture(scope="module")
+def stored_table():
+    """Accuracy by kind of question: what the advice is given, what it is held against, and blind."""
+    stored = json.loads(data.path("runs/11_exam.json").read_text())
+    given, unseen = (
+        {kind: mean_of(stored[split][kind]) for kind in FUSIONS} for split in ("test", "heldout")
+    )
+    return given, unseen, mean_of(stored["test"]["blind"])
+
+
+@pytest.fixture(scope="module")
+def real_costs():
+    sizes = dict(num_patches=16, image_dim=128, max_words=12, dim=48, num_heads=4)
+    return {kind: count_cost(model(kind, **sizes), 8) for kind in FUSIONS}
+
+
+LOADS = {
+    "one question a picture": dict(),
+    "a thousand questions a picture": dict(questions=1000),
+    "a thousand pictures a question": dict(pictures=1000, questions=1000, budget=1e9),
+    "a million pictures a question": dict(pictures=10**6, questions=10**6, budget=1e11),
+}
+
+
+@pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
+def test_on_pictures_it_never_saw_no_affordable_plan_beats_the_advice_by_much(stored_table, real_costs, load):
+    given, unseen, blind = stored_table
+    for asked in itertools.chain.from_iterable(itertools.combinations(world.KINDS, n) for n in (1, 2)):
+        found = choose(given, real_costs, asked, blind=blind, **load)
+        assert found.flops <= load.get("budget", math.inf)
+        worst = {kind: min(unseen[kind][a] for a in asked) for kind in FUSIONS}
+        shortlisted = load.get("pictures", 1) > 100  # then any fusion can be afforded behind late fusion
+        assert shortlisted or found.shortlist == 0
+        assert worst[found.kind] >= max(worst.values()) - 0.1, (asked, found)
+
+
+def test_a_million_pictures_are_never_given_to_early_or_joint_fusion_alone(stored_table, real_costs):
+    given, _, blind = stored_table
+    for kind in world.KINDS:
+        found = choose(given, real_costs, [kind], blind=blind, **LOADS["a million pictures a question"])
+        assert found.kind == "late" or found.shortlist == 100
+
+
+def test_what_the_table_says_nobody_learned_is_reported(stored_table, real_costs):
+    given, _, blind = stored_table
+    for kind in world.KINDS:
+        beaten = max(given[name][kind] for name in FUSIONS) > blind[kind] + 0.06
+        found = choose(given, real_costs, [kind], blind=blind)
+        assert not (beaten and found.unanswered)
 
 
 # -- bad input
