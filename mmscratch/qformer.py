@@ -168,13 +168,11 @@ class QFormerBlock(nn.Module):
         x = self.norm1(x + self.dropout(self.attention(x, mask=mask)))  # queries and text together
         queries, text = x[:, :num_queries], x[:, num_queries:]
         if num_queries and self.cross is not None:
-            seen = self.cross(queries, context, context_mask)
-            queries = self.norm_cross(queries + self.dropout(seen))
+            queries = self.norm_cross(queries + self.dropout(self.cross(queries, context, context_mask)))
         if num_queries:
             queries = self.norm_query(queries + self.dropout(self.mlp_query(queries)))
-        if not text.shape[1]:
-            return queries
-        text = self.norm_text(text + self.dropout(self.mlp_text(text)))
+        if text.shape[1]:
+            text = self.norm_text(text + self.dropout(self.mlp_text(text)))
         return torch.cat([queries, text], dim=1)
 
 
@@ -277,12 +275,6 @@ class ImageTextQFormer(nn.Module):
         return self.word_head(self.together("itg", context, ids, mask)[1])
 
 
-def check_same(same: Tensor, scores: Tensor) -> None:
-    """ValueError unless same is boolean and of the scores' shape (B, B)."""
-    if same.dtype != torch.bool or same.shape != scores.shape:
-        raise ValueError(f"expected boolean same {tuple(scores.shape)}, got {same.dtype} {tuple(same.shape)}")
-
-
 def similarity(image: Tensor, text: Tensor) -> Tensor:
     """The best of Q cosines: image (B, Q, E), text (B', E), all of length one -> (B, B')."""
     if image.ndim != 3 or text.ndim != 2 or image.shape[2] != text.shape[1]:
@@ -290,6 +282,12 @@ def similarity(image: Tensor, text: Tensor) -> Tensor:
             f"expected image (B, Q, E) and text (B', E), got {tuple(image.shape)} and {tuple(text.shape)}"
         )
     return (image.flatten(0, 1) @ text.T).unflatten(0, image.shape[:2]).amax(dim=1)
+
+
+def check_same(same: Tensor, scores: Tensor) -> None:
+    """ValueError unless same is boolean and of the scores' shape (B, B)."""
+    if same.dtype != torch.bool or same.shape != scores.shape:
+        raise ValueError(f"expected boolean same {tuple(scores.shape)}, got {same.dtype} {tuple(same.shape)}")
 
 
 def itc_loss(
@@ -493,11 +491,9 @@ class Blip2(nn.Module):
         """What the language model is shown, (B, Q, D of the language model)."""
         if instruction is None:
             return self.project(self.body(self.queries, context))
-        if instruction_mask is None:
-            instruction_mask = torch.ones_like(instruction, dtype=torch.bool)
-        mask = attention_mask("itm", self.queries.shape[1], instruction_mask)
-        states, _ = self.body(self.queries, context, instruction, mask=mask)
-        return self.project(states)
+        real = torch.ones_like(instruction).bool() if instruction_mask is None else instruction_mask
+        mask = attention_mask("itm", self.queries.shape[1], real)
+        return self.project(self.body(self.queries, context, instruction, mask=mask)[0])
 
     def forward(self, context: Tensor, ids: Tensor, **instruction: Tensor) -> Tensor:
         if ids.ndim != 2 or not ids.shape[1]:
