@@ -148,7 +148,7 @@ class CLIP(nn.Module):
 
     @torch.no_grad()
     def clamp_logit_scale(self) -> None:
-        """Bring the scale back to max_logit_scale at most; call it after each step of the optimiser."""
+        """Bring the scale back to max_logit_scale: before each forward pass, and after the last step."""
         self.logit_scale.clamp_(max=math.log(self.max_logit_scale))
 
     def forward(self, images: Tensor, ids: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -355,15 +355,17 @@ def small_clip(vocab_size: int, *, eot_id: int, embed_dim: int = 64, max_positio
 def recall(similarity: Tensor, k: int, *, match: Tensor | None = None) -> float:
     """Share of rows whose right column is among their k best, in [0, 1]. similarity (N, M).
 
-    Row i is right at column i, or wherever `match` (N, M) is True. Ties count against: a model that finds
-    everything equally similar finds nothing.
+    Row i is right at column i, or wherever `match` (N, M) is True. Ties and NaN count against: a model that
+    finds everything equally similar, or has diverged, finds nothing.
     """
     N, M = similarity.shape
     if match is None and N != M or not 1 <= k <= M:
         raise ValueError(f"expected a square similarity or match, and 1 <= k <= {M}, got {(N, M)} and {k}")
     match = torch.eye(N, dtype=torch.bool, device=similarity.device) if match is None else match
+    if match.dtype != torch.bool or match.shape != (N, M):
+        raise ValueError(f"expected boolean match {(N, M)}, got {match.dtype} {tuple(match.shape)}")
     best = similarity.masked_fill(~match, -math.inf).amax(dim=1, keepdim=True)  # (N, 1)
-    better = ((similarity >= best) & ~match).sum(dim=1)
+    better = (~(similarity < best) & ~match).sum(dim=1)
     return (better < k).float().mean().item()
 
 

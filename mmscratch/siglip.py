@@ -35,6 +35,7 @@ __all__ = [
     "scalars",
     "shift",
     "siglip_loss",
+    "widen",
 ]
 
 
@@ -76,9 +77,15 @@ def check_chunk(chunk_size: int) -> int:
     return chunk_size
 
 
+def widen(x: Tensor) -> Tensor:
+    """Half precision as float32, in which sums keep their digits; anything else as it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
 def scalars(like: Tensor, *values: Tensor | float) -> list[Tensor]:
-    """Numbers, or tensors of one number, as scalars of the kind of `like`."""
-    return [torch.as_tensor(v, dtype=like.dtype, device=like.device).reshape(()) for v in values]
+    """Numbers, or tensors of one number, as scalars of the kind of `like`, of float32 at least."""
+    kind = torch.promote_types(like.dtype, torch.float32)
+    return [torch.as_tensor(v, dtype=kind, device=like.device).reshape(()) for v in values]
 
 
 def siglip_loss(
@@ -126,12 +133,17 @@ def add_rows(
     image: Tensor, text: Tensor, t: Tensor, b: Tensor, image_ids: Tensor | None, text_ids: Tensor | None,
     chunk_size: int, grads: list[Tensor] | None,
 ) -> Tensor:  # fmt: skip
-    """`add_block` over all pictures, `chunk_size` at a time: image (N, D), text (M, D) -> scalar."""
-    total = torch.zeros_like(t)
-    for start in range(0, len(image), chunk_size):
-        rows = slice(start, start + chunk_size)
-        z = pair_labels(image.new_empty(len(image[rows]), len(text)), start, image_ids, text_ids)
-        total += add_block(image[rows], text, t, b, z, grads and [grads[0][rows], *grads[1:]])
+    """`add_block` over all pictures, `chunk_size` at a time: image (N, D), text (M, D) -> scalar.
+
+    Features may be in half precision; values and gradients add up in float32, under autocast too.
+    """
+    total, text = torch.zeros_like(t), widen(text)
+    with torch.autocast(image.device.type, enabled=False):
+        for start in range(0, len(image), chunk_size):
+            x = widen(image[start : start + chunk_size])
+            z = pair_labels(x.new_empty(len(x), len(text)), start, image_ids, text_ids)
+            own = grads and [grads[0][start : start + chunk_size], *grads[1:]]
+            total += add_block(x, text, t, b, z, own)
     return total
 
 
@@ -140,7 +152,7 @@ class ChunkedSigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, image, text, t, b, image_ids, text_ids, chunk_size: int, learn: bool) -> Tensor:
-        grads = [torch.zeros_like(x) for x in (image, text, t, b)] if learn else None
+        grads = [torch.zeros_like(x, dtype=t.dtype) for x in (image, text, t, b)] if learn else None
         total = add_rows(image, text, t, b, image_ids, text_ids, chunk_size, grads)
         if learn:
             ctx.save_for_backward(*(grad.div_(len(image)) for grad in grads))
@@ -152,20 +164,29 @@ class ChunkedSigmoid(torch.autograd.Function):
         return *(up * grad for grad in ctx.saved_tensors), None, None, None, None
 
 
-def check_group(features: Tensor, group: dist.ProcessGroup | None) -> tuple[int, int]:
-    """Rank and number of ranks; RuntimeError without a process group, ValueError where shapes differ."""
+def check_group(
+    image_features: Tensor, text_features: Tensor, group: dist.ProcessGroup | None
+) -> tuple[int, int]:
+    """Rank and number of ranks. RuntimeError without a process group.
+
+    ValueError unless all ranks have as many pictures, as many captions, and features of one kind.
+    """
     if not (dist.is_available() and dist.is_initialized()):
         raise RuntimeError(
             "expected a process group, got none: start with torchrun and call "
             "torch.distributed.init_process_group()"
         )
-    world = dist.get_world_size(group)
-    mine = torch.tensor(features.shape, device=features.device)
-    shapes = mine.new_empty(2 * world)
-    dist.all_gather_into_tensor(shapes, mine, group=group)
-    shapes = shapes.view(world, 2).tolist()
-    if shapes.count(shapes[0]) < world:
-        raise ValueError(f"expected features of one shape on all ranks, got {shapes}")
+    world, kinds = dist.get_world_size(group), [torch.float16, torch.bfloat16, torch.float32, torch.float64]
+    mine = [[*x.shape, kinds.index(x.dtype)] for x in (image_features, text_features)]
+    mine = torch.tensor(mine, device=image_features.device).flatten()  # (6,)
+    found = mine.new_empty(6 * world)
+    dist.all_gather_into_tensor(found, mine, group=group)
+    told = [
+        f"images ({n}, {d}) {kinds[k]} and texts ({m}, {e}) {kinds[j]}"
+        for n, d, k, m, e, j in found.view(world, 6).tolist()
+    ]
+    if len(set(told)) > 1:
+        raise ValueError(f"expected features of one shape and dtype on all ranks, got {', '.join(told)}")
     return dist.get_rank(group), world
 
 
@@ -194,10 +215,11 @@ def gathered_clip_loss(
     """A rank's share of InfoNCE over all ranks (Radford et al. 2021). image, text (n, D), of length one.
 
     The mean over ranks is `clip.clip_loss` of the whole batch, and so is the mean of the gradients, which
-    DistributedDataParallel takes. RuntimeError without a process group.
+    DistributedDataParallel takes. It knows no duplicates: equal captions count as negatives. RuntimeError
+    without a process group, ValueError where ranks differ in n or dtype.
     """
     check_features(image_features, text_features)
-    rank, _ = check_group(image_features, group)
+    rank, _ = check_group(image_features, text_features, group)
     all_image, all_text = Gather.apply(image_features, group), Gather.apply(text_features, group)
     n = len(image_features)
     match = torch.arange(rank * n, rank * n + n, device=image_features.device)
@@ -226,7 +248,7 @@ class RingSigmoid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, image, text, t, b, image_ids, text_ids, chunk_size: int, learn: bool, group) -> Tensor:
-        grads = [torch.zeros_like(x) for x in (image, text, t, b)] if learn else None
+        grads = [torch.zeros_like(x, dtype=t.dtype) for x in (image, text, t, b)] if learn else None
         total, world = torch.zeros_like(t), dist.get_world_size(group)
         for hop in range(world):
             total += add_rows(image, text, t, b, image_ids, text_ids, chunk_size, grads)
@@ -249,20 +271,20 @@ def ring_siglip_loss(
     chunk_size: int | None = None, *, image_ids: Tensor | None = None, text_ids: Tensor | None = None,
     group: dist.ProcessGroup | None = None,
 ) -> Tensor:  # fmt: skip
-    """A rank's share of `siglip_loss` over all ranks (Zhai et al. 2023, sec. 3.3). image, text (n, D).
+    """A rank's share of `siglip_loss` over all ranks (Zhai et al. 2023, sec. 3.3). image (n, D), text (m, D).
 
     The mean over ranks is the loss of the whole batch, and so is the mean of the gradients, which
     DistributedDataParallel takes; all ranks must weigh the loss alike. Ids, where given, are numbers across
-    all ranks. RuntimeError without a process group.
+    all ranks. RuntimeError without a process group, ValueError where ranks differ in n, m or dtype.
     """
     check_pairs(image_features, text_features, image_ids, text_ids)
-    rank, _ = check_group(text_features, group)
+    rank, _ = check_group(image_features, text_features, group)
     n = len(image_features)
     if image_ids is None:
         image_ids = text_ids = torch.arange(rank * n, rank * n + n, device=image_features.device)
     t, b = scalars(image_features, logit_scale, logit_bias)
     return RingSigmoid.apply(
-        image_features, text_features, t, b, image_ids, text_ids,
+        image_features, text_features, t, b, image_ids.long(), text_ids.long(),
         n if chunk_size is None else check_chunk(chunk_size), torch.is_grad_enabled(), group,
     )  # fmt: skip
 
@@ -273,20 +295,26 @@ def rank_share(
 ) -> dict[str, Tensor]:  # fmt: skip
     """What one rank computes from its `per_rank` rows: its share of the loss, and gradients.
 
-    kind: "gather" for InfoNCE, "ring" for the sigmoid loss. For `mmscratch.kit.launch`.
+    kind: "gather" for InfoNCE, "ring" or "gather captions" for the sigmoid loss. For `mmscratch.kit.launch`.
     """
-    if kind not in ("gather", "ring"):
-        raise ValueError(f"expected kind to be gather or ring, got {kind!r}")
+    if kind not in ("gather", "gather captions", "ring"):
+        raise ValueError(f"expected kind to be gather, gather captions or ring, got {kind!r}")
     first = dist.get_rank(group) * per_rank
     inputs = [x[first : first + per_rank].clone() for x in (image_features, text_features)]
     inputs += scalars(image_features, logit_scale, logit_bias)
     image, text, t, b = (x.requires_grad_() for x in inputs)
     if kind == "gather":
         loss = gathered_clip_loss(image, text, t, group=group)
+    elif kind == "gather captions":
+        text_ids = torch.arange(dist.get_world_size(group) * per_rank, device=image.device)
+        own = text_ids[first : first + per_rank]
+        captions = Gather.apply(text, group)
+        loss = siglip_loss(image, captions, t, b, chunk_size, image_ids=own, text_ids=text_ids)
     else:
         loss = ring_siglip_loss(image, text, t, b, chunk_size, group=group)
     loss.backward()
-    return {"loss": loss.detach(), "image": image.grad, "text": text.grad, "scale": t.grad, "bias": b.grad}
+    bias = torch.zeros_like(b) if b.grad is None else b.grad  # InfoNCE has none
+    return {"loss": loss.detach(), "image": image.grad, "text": text.grad, "scale": t.grad, "bias": bias}
 
 
 class SigLIP(CLIP):

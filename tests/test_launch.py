@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,6 +16,10 @@ from mmscratch.kit import memory
 from mmscratch.kit.launch import LaunchFailed, command, launch
 
 TARGETS = """
+import os
+import pathlib
+import time
+
 import torch
 import torch.distributed as dist
 
@@ -30,6 +37,12 @@ def exchange(x, times=1, group=None):
         for work in dist.batch_isend_irecv(ops):
             work.wait()
     return {"rank": rank, "world": world, "gathered": gathered}
+
+def wait_for_ever(folder, group=None):
+    (pathlib.Path(folder) / f"{os.getpid()}.pid").touch()
+    if dist.get_rank(group) == 1:
+        dist.recv(torch.empty(3), src=0, group=group)
+    time.sleep(600)
 
 def refuse(x, group=None):
     if dist.get_rank(group) == 1:
@@ -66,6 +79,40 @@ def test_every_world_is_called_with_its_group_and_reports_rank_by_rank(targets):
 def test_what_a_process_said_reaches_the_caller(targets):
     with pytest.raises(LaunchFailed, match="expected a polite number, got 3"):
         launch("some_targets:refuse", worlds=(2,), calls={"it": {"x": 3}})
+
+
+def test_a_launch_that_takes_too_long_is_given_up(targets):
+    with pytest.raises(LaunchFailed, match=r"wait_for_ever on 2 ranks ran longer than 0.5 s"):
+        launch("some_targets:wait_for_ever", worlds=(2,), calls={"it": {"folder": os.devnull}}, timeout=0.5)
+
+
+def test_workers_that_wait_for_each_other_end_with_the_launch(targets, tmp_path):
+    program = (
+        "import signal\n"
+        "from mmscratch.kit.launch import launch\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
+        f"launch('some_targets:wait_for_ever', worlds=(2,), calls={{'it': {{'folder': {str(tmp_path)!r}}}}})"
+    )
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    caller = subprocess.Popen([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": path})
+    try:
+        found: list[Path] = []
+        while len(found) < 2 and caller.poll() is None:
+            time.sleep(0.2)
+            found = list(tmp_path.glob("*.pid"))
+        assert len(found) == 2 and all(running(int(path.stem)) for path in found)
+    finally:
+        caller.send_signal(signal.SIGINT)  # the same way out as that of a timeout
+        caller.wait(100)
+    assert not any(running(int(path.stem)) for path in found)
+
+
+def running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_nonsense_is_refused_before_anything_starts():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import refusals
 import torch
 import torch.nn.functional as F
 from PIL import Image
@@ -42,8 +44,8 @@ def fine_codes(folder: Path):  # one code for each vector of the sample: nothing
 
 
 def table(folder: Path):
-    lancedb = pytest.importorskip("lancedb")
-    return search.LanceIndex(lancedb.connect(folder), DIM)
+    pytest.importorskip("lancedb")
+    return search.LanceIndex(DIM, folder=folder / "database")
 
 
 KINDS = [exact, all_lists, fine_codes, table]
@@ -117,15 +119,12 @@ def test_removing_everything_leaves_a_usable_index(index):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda i: i.add(torch.zeros(2, DIM + 1)), r"vectors of shape \(N, 12\), got \(2, 13\)"),
-        (lambda i: i.add(torch.zeros(DIM)), r"got \(12,\)"),
-        (lambda i: i.add(torch.full((2, DIM), torch.nan)), "2 rows"),
-        (lambda i: i.add(torch.zeros(2, DIM), [1]), "2 ids, one a vector, got 1"),
         (lambda i: i.add(torch.zeros(2, DIM), [8, 8]), "repeat"),
-        (lambda i: i.add(torch.zeros(1, DIM), [0]), "in the index already"),
-        (lambda i: i.add(torch.zeros(1, DIM), [-3]), "whole numbers from 0"),
-        (lambda i: i.add(torch.zeros(1, DIM), [0.5]), "whole numbers from 0"),
-        (lambda i: i.remove(torch.zeros(2, 2, dtype=torch.long)), "row of whole numbers"),
+        (lambda i: i.add(torch.zeros(1, DIM), [0]), "id 0 is in the index already"),
+        (lambda i: i.add(torch.zeros(2, DIM), labels=["one"]), "2 labels, one a vector, got 1"),
+        (lambda i: i.add(torch.full((2, DIM), torch.nan)), "2 rows"),
+        (lambda i: i.add(torch.full((1, DIM), 3e38)), "below 1.8e19"),
+        (lambda i: i.search(torch.full((1, DIM), -torch.inf)), "queries of finite length"),
         (lambda i: i.search(torch.zeros(1, 3)), r"queries of shape \(N, 12\), got \(1, 3\)"),
         (lambda i: i.search(torch.zeros(1, DIM), 0), "k must be at least 1, got 0"),
     ],
@@ -135,6 +134,21 @@ def test_bad_input_is_refused_and_changes_nothing(index, call, message):
     with pytest.raises(ValueError, match=message):
         call(index)
     assert sorted(index.ids.tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_labels_stay_with_their_vectors(index, tmp_path):
+    index.add(vectors(150)[:3], [4, 9, 2], labels=["four", "nine", ""])
+    assert index.labels_of() == {4: "four", 9: "nine"}
+    assert index.labels_of([9, 2, 77, -1]) == {9: "nine"}
+    index.remove([4])
+    index.save(tmp_path / "index")
+    assert search.Index.load(tmp_path / "index").labels_of() == {9: "nine"}
+
+
+def test_the_ids_handed_out_are_a_copy(index):
+    index.add(vectors(150)[:3])
+    index.ids.zero_()
+    assert sorted(index.ids.tolist()) == [0, 1, 2]
 
 
 def test_numpy_half_precision_and_gradients_are_taken_as_they_come(own):
@@ -221,6 +235,22 @@ def test_recall_grows_with_the_lists_visited_and_ends_at_one():
     assert found == sorted(found) and found[0] < 0.7 and found[-1] == 1
 
 
+def test_queries_go_in_portions_when_everything_is_asked_for(monkeypatch):
+    x, q, sizes = vectors(3000), vectors(90, seed=1), []
+    index, true = (
+        search.IVFIndex(DIM, num_lists=20, nprobe=20).train(x, generator=seeded()),
+        search.ExactIndex(DIM),
+    )
+    index.add(x)
+    true.add(x)
+    scan = index.scan
+    monkeypatch.setattr(index, "scan", lambda part, k: sizes.append(len(part) * k * 20) or scan(part, k))
+    scores, ids = index.search(q, 4000)
+    assert len(sizes) > 1 and max(sizes) <= 2**22 and ids.shape == (90, 4000)
+    torch.testing.assert_close(scores, true.search(q, 4000)[0])
+    assert (ids[:, 3000:] == -1).all() and (ids[:, :3000] >= 0).all()
+
+
 def test_recall_counts_what_it_should():
     true = torch.tensor([[1, 2], [3, -1]])
     assert search.knn_recall(torch.tensor([[2, 1], [3, 9]]), true) == 1
@@ -248,24 +278,6 @@ def test_memory_is_counted():
     flat = search.ExactIndex(DIM)
     flat.add(vectors(50))
     assert flat.nbytes == 50 * (8 + 4 * DIM)
-
-
-@pytest.mark.parametrize(
-    ("make", "message"),
-    [
-        (lambda: search.ExactIndex(0), "dim must be at least 1, got 0"),
-        (lambda: search.PQIndex(10, num_parts=3), "dim 10 is not a multiple of num_parts 3"),
-        (lambda: search.PQIndex(10, num_parts=5, num_codes=257), "2 to 256, got 257"),
-        (lambda: search.IVFIndex(10, num_lists=0), "num_lists must be at least 1, got 0"),
-        (lambda: search.IVFIndex(10, num_lists=3, nprobe=0), "nprobe must be at least 1, got 0"),
-        (lambda: search.IVFIndex(4, num_lists=3).add(torch.zeros(1, 4)), "call train"),
-        (lambda: search.PQIndex(4, num_parts=2).add(torch.zeros(1, 4)), "codebooks.*call train"),
-        (lambda: search.IVFIndex(4, num_lists=9).train(torch.zeros(3, 4)), "3 points for 9"),
-    ],
-)
-def test_impossible_indices_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
 
 
 def test_training_again_with_vectors_inside_is_refused(own):
@@ -369,8 +381,64 @@ def test_a_process_killed_while_it_saves_leaves_the_old_index(tmp_path):
     assert len(search.Index.load(tmp_path / "index")) == 5
     index.add(vectors(2, seed=3))
     index.save(tmp_path / "index")  # what the dead process left is in nobody's way
-    assert os.listdir(tmp_path) == ["index"]
+    assert all(name == "index" or name.startswith(".index.") for name in os.listdir(tmp_path))
     assert len(search.Index.load(tmp_path / "index")) == 7
+
+
+@pytest.mark.parametrize("knob", ["nprobe", "nprobes", "refine_factor"])
+def test_a_knob_that_was_turned_is_saved_as_it_stands(tmp_path, knob):
+    index = all_lists(tmp_path) if knob == "nprobe" else table(tmp_path)
+    setattr(index, knob, 2)
+    index.save(tmp_path / "index")
+    assert getattr(search.Index.load(tmp_path / "index"), knob) == 2
+    with pytest.raises(ValueError, match=f"{knob} must be at least 1, got 0"):
+        setattr(index, knob, 0)
+    assert getattr(index, knob) == 2
+
+
+def damaged(state: dict, **changes) -> dict:
+    return {name: value for name, value in (state | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize("part", ["dim", "options", "columns", "learned", "labels"])
+def test_a_state_with_a_part_missing_is_refused(own, part):
+    own.add(vectors(150))
+    with pytest.raises(ValueError, match="the state of a whole"):
+        search.Index.from_state(damaged(own.state(), **{part: None}))
+
+
+def test_a_state_whose_parts_do_not_fit_together_is_refused(own):
+    own.add(vectors(150))
+    state = own.state()
+    short = {name: rows[:70] if name == "ids" else rows for name, rows in state["columns"].items()}
+    bent = {name: value[..., :1] for name, value in state["learned"].items()}
+    bad = [damaged(state, columns=short), damaged(state, options={"bogus": 1}), damaged(state, kind=["x"])]
+    for changed in bad + ([damaged(state, learned=bent), damaged(state, learned={})] if bent else []):
+        with pytest.raises(ValueError, match="expected|train"):
+            search.Index.from_state(changed)
+    lists = state["columns"].get("lists")
+    if lists is not None:
+        with pytest.raises(ValueError, match="7 lists, got list 8"):
+            search.Index.from_state(damaged(state, columns=state["columns"] | {"lists": lists + 2}))
+
+
+def test_a_link_to_an_index_stays_a_link(tmp_path):
+    index = search.ExactIndex(DIM)
+    index.save(tmp_path / "index")
+    (tmp_path / "link").symlink_to(tmp_path / "index")
+    index.add(vectors(3))
+    index.save(tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and len(search.Index.load(tmp_path / "index")) == 3
+
+
+def test_two_writers_at_once_leave_one_whole_file(tmp_path):
+    def outer(file):
+        file.write(b"first")
+        search.write_atomically(tmp_path / "file", lambda inner: inner.write(b"second, longer"))
+        file.write(b" whole")
+
+    search.write_atomically(tmp_path / "file", outer)
+    assert (tmp_path / "file").read_bytes() == b"first whole" and os.listdir(tmp_path) == ["file"]
 
 
 @pytest.mark.parametrize("content", [b"", b"not an index", None])
@@ -386,7 +454,7 @@ def test_a_damaged_file_says_so(tmp_path, content):
 
 def test_a_file_of_another_kind_and_a_missing_one_are_told_apart(tmp_path):
     torch.save({"kind": "Elsewhere"}, tmp_path / "other")
-    with pytest.raises(ValueError, match="ExactIndex, IVFIndex, PQIndex, got 'Elsewhere'"):
+    with pytest.raises(ValueError, match="ExactIndex, IVFIndex, PQIndex, LanceIndex, got 'Elsewhere'"):
         search.Index.load(tmp_path / "other")
     torch.save([1, 2], tmp_path / "list")
     with pytest.raises(ValueError, match="no index"):
@@ -395,11 +463,71 @@ def test_a_file_of_another_kind_and_a_missing_one_are_told_apart(tmp_path):
         search.Index.load(tmp_path / "missing")
 
 
+# -- the database
+
+
 def test_a_table_is_there_again_when_its_folder_is_opened_again(tmp_path):
-    lancedb = pytest.importorskip("lancedb")
     table(tmp_path).add(vectors(9))
-    again = search.LanceIndex(lancedb.connect(tmp_path), DIM)
+    again = table(tmp_path)
     assert len(again) == 9 and again.search(vectors(9)[[4]], 1)[1].item() == 4
+    with pytest.raises(ValueError, match="expected vectors of 5 numbers"):
+        search.LanceIndex(5, folder=tmp_path / "database")
+
+
+def test_two_handles_see_each_other_and_never_share_an_id(tmp_path):
+    one, other = table(tmp_path), table(tmp_path)
+    assert one.add(vectors(3)).tolist() == [0, 1, 2] and len(other) == 3
+    assert other.add(vectors(3)).tolist() == [3, 4, 5] and len(one) == 6
+    with pytest.raises(ValueError, match="id 4 is in the index already"):
+        one.add(vectors(1), [4])
+    assert other.remove([0]) == 1 and sorted(one.ids.tolist()) == [1, 2, 3, 4, 5]
+
+
+def add_ten_times(folder, gate, seed):
+    index = table(folder)
+    gate.wait()
+    for _ in range(10):
+        index.add(vectors(2, seed=seed))
+
+
+def test_two_processes_that_add_at_once_lose_nothing_and_share_no_id(tmp_path):
+    pytest.importorskip("lancedb")
+    context = multiprocessing.get_context("spawn")
+    gate = context.Barrier(2)
+    writers = [context.Process(target=add_ten_times, args=(tmp_path, gate, seed)) for seed in (1, 2)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join(180)
+    assert [writer.exitcode for writer in writers] == [0, 0]
+    ids = table(tmp_path).ids.tolist()
+    assert len(ids) == len(set(ids)) == 40
+
+
+def test_a_writer_whose_number_was_taken_meanwhile_withdraws_and_tries_again(tmp_path, monkeypatch):
+    one, other = table(tmp_path), table(tmp_path)
+    rows, calls = search.Index._rows, []
+
+    def late(self, *arguments):
+        found = rows(self, *arguments)
+        if self is one and not calls:
+            calls.append(other.add(vectors(2, seed=7)))  # between the look and the write
+        return found
+
+    monkeypatch.setattr(search.Index, "_rows", late)
+    assert one.add(vectors(2)).tolist() == [2, 3]
+    assert sorted(one.ids.tolist()) == [0, 1, 2, 3]
+    with pytest.raises(ValueError, match="already"):
+        one.add(vectors(1), [3])
+
+
+def test_a_saved_table_says_when_its_rows_are_gone(tmp_path):
+    index = table(tmp_path)
+    index.add(vectors(3))
+    index.save(tmp_path / "index")
+    index.remove(range(3))
+    with pytest.raises(ValueError, match="expected 3 rows in table vectors"):
+        search.Index.load(tmp_path / "index")
 
 
 # -- the program
@@ -415,13 +543,27 @@ def encode_texts(texts: list[str]) -> torch.Tensor:
     return F.normalize(torch.tensor([colours[text.split()[-1]] for text in texts]), dim=1)
 
 
-def engine() -> search.PictureSearch:
-    return search.PictureSearch(
-        search.ExactIndex(3),
+def engine(index=None, encoder="mean colour", **changes) -> search.PictureSearch:
+    given = dict(
         encode_images=encode_images,
         encode_texts=encode_texts,
         read=lambda file: data.picture(file, 8),
     )
+    index = search.ExactIndex(3) if index is None else index
+    return search.PictureSearch(index, encoder=encoder, **given | changes)
+
+
+def colour_lists(folder: Path):
+    return search.IVFIndex(3, num_lists=2, nprobe=2).train(vectors(30, 3), generator=seeded())
+
+
+def colour_codes(folder: Path):
+    return search.PQIndex(3, num_parts=3, num_codes=64).train(vectors(300, 3), generator=seeded())
+
+
+def colour_table(folder: Path):
+    pytest.importorskip("lancedb")
+    return search.LanceIndex(3, folder=folder / "database")
 
 
 @pytest.fixture
@@ -433,7 +575,8 @@ def album(tmp_path) -> Path:
     (folder / "notes.txt").write_text("no picture and not named like one")
     (folder / "broken.png").write_bytes((folder / "1.png").read_bytes()[:40])
     (folder / "empty.jpg").touch()
-    return folder
+    (folder / "IMG_1.HEIC").write_bytes(b"a format that is not read here")
+    return folder.resolve()
 
 
 def names(found) -> list[str]:
@@ -444,9 +587,10 @@ def test_a_folder_is_indexed_and_what_cannot_be_read_is_reported(album):
     found = engine()
     report = found.add_folder(album)
     assert [Path(file).name for file in report.added] == ["1.png", "2.jpg", "3.PNG"]
-    assert {Path(file).name for file in report.skipped} == {"broken.png", "empty.jpg"}
+    assert {Path(file).name for file in report.skipped} == {"broken.png", "empty.jpg", "IMG_1.HEIC"}
+    assert report.others == 1  # notes.txt
     assert all("ValueError: not a picture" in reason for reason in report.skipped.values())
-    assert "3 pictures added, 2 skipped" in repr(report) and "broken.png" in repr(report)
+    assert "3 pictures added, 3 skipped, 1 other files" in repr(report) and "broken.png" in repr(report)
     assert len(found) == 3
 
 
@@ -510,16 +654,122 @@ def test_a_folder_with_nothing_readable_is_a_report_not_a_crash(tmp_path):
     assert found.find("red", 3) == []
 
 
-def test_pictures_go_through_the_encoder_in_batches(album):
+def test_pictures_go_through_the_encoder_in_batches_and_each_is_kept(album, monkeypatch):
     sizes = []
 
     def counting(images):
         sizes.append(len(images))
         return encode_images(images)
 
-    files = [str(album / "1.png")] * 5 + [str(album / "broken.png")] + [str(album / "2.jpg")]
-    kept, features, skipped = search.encode_files(files, engine().read, counting, batch=3)
-    assert sizes == [3, 2, 1] and len(kept) == len(features) == 6 and len(skipped) == 1
+    monkeypatch.setattr(search.PictureSearch, "batch", 2)
+    for number in range(4):
+        Image.new("RGB", (9, 9), "green").save(album / f"x{number}.png")
+    found = engine(encode_images=counting)
+    assert len(found.add_folder(album).added) == 7 and sum(sizes) == 7 and max(sizes) == 2
+
+
+@pytest.mark.parametrize(
+    "make", [lambda _: search.ExactIndex(3), colour_lists, colour_codes, colour_table],
+    ids=["exact", "lists", "codes", "table"],
+)  # fmt: skip
+def test_the_program_works_the_same_over_every_index(album, tmp_path, make):
+    found = engine(make(tmp_path))
+    assert len(found.add_folder(album).added) == 3
+    found.save(tmp_path / "index")
+    again = engine().load(tmp_path / "index")
+    assert type(again.index) is type(found.index) and len(again) == 3
+    assert names(again.find("green", 1)) == ["2.jpg"]
+    assert len(again.add_folder(album).added) == 0
+    assert again.remove([album / "2.jpg"]) == 1 and "2.jpg" not in names(again.find("green", 3))
+    assert len(again.add_folder(album).added) == 1
+
+
+def test_two_programs_on_one_database_see_each_others_pictures(album, tmp_path):
+    one, other = engine(colour_table(tmp_path)), engine(colour_table(tmp_path))
+    one.add([album / "1.png"])
+    assert names(other.find("red", 1)) == ["1.png"]
+    assert list(other.add_folder(album).skipped.values()).count("is indexed already") == 1
+
+
+@pytest.mark.parametrize("make", [lambda _: search.ExactIndex(3), colour_table], ids=["file", "table"])
+def test_vectors_of_another_encoder_are_refused(album, tmp_path, make):
+    found = engine(make(tmp_path))
+    found.add_folder(album)
+    found.save(tmp_path / "index")
+    message = "encoder 'mean colour', expected 'another'"
+    with pytest.raises(ValueError, match=message):
+        engine(encoder="another").load(tmp_path / "index")
+    with pytest.raises(ValueError, match=message):
+        engine(found.index, encoder="another")
+
+
+def test_another_width_and_vectors_without_names_are_refused(album, tmp_path):
+    found = engine()
+    found.add_folder(album)
+    found.save(tmp_path / "index")
+    with pytest.raises(ValueError, match="vectors of 3 numbers, expected 4"):
+        engine(search.ExactIndex(4)).load(tmp_path / "index")
+    found.index.add(torch.zeros(2, 3))
+    with pytest.raises(ValueError, match="file names with all vectors, 2 have none"):
+        engine(found.index)
+
+
+def test_a_file_has_one_entry_however_it_is_named(album, monkeypatch):
+    found = engine()
+    monkeypatch.chdir(album)
+    assert len(found.add(["1.png", album / "1.png", album / "deeper" / ".." / "1.png"]).added) == 1
+    assert found.remove(["1.png"]) == 1 and len(found) == 0
+
+
+def test_a_file_that_changed_is_encoded_again_and_forgotten_when_it_broke(album):
+    found = engine()
+    found.add_folder(album)
+    Image.new("RGB", (10, 7), "#0000ff").save(album / "1.png")
+    assert [Path(file).name for file in found.add_folder(album).added] == ["1.png"]
+    assert len(found) == 3 and set(names(found.find("blue", 2))) == {"1.png", "3.PNG"}
+    (album / "1.png").write_bytes(b"junk")
+    assert "1.png" in {Path(file).name for file in found.add_folder(album).skipped}
+    assert len(found) == 2
+
+
+def test_one_picture_without_a_finite_vector_costs_only_itself(album):
+    def broken(images):
+        features = encode_images(images)
+        features[images.mean((2, 3))[:, 1] > 0.9] = torch.nan  # the green one
+        return features
+
+    report = engine(encode_images=broken).add_folder(album)
+    assert [Path(file).name for file in report.added] == ["1.png", "3.PNG"]
+    assert report.skipped[str(album / "2.jpg")] == "the encoder gave no finite vector"
+
+
+def test_features_that_are_not_normalised_are_refused(album):
+    with pytest.raises(ValueError, match="features of length 1, got lengths from"):
+        engine(encode_images=lambda images: 3 * encode_images(images)).add_folder(album)
+
+
+def test_an_untrained_index_is_refused_before_anything_is_read(album):
+    found = engine(search.IVFIndex(3, num_lists=2), read=lambda file: pytest.fail("read"))
+    with pytest.raises(ValueError, match=r"no centroids yet: call train"):
+        found.add_folder(album)
+
+
+def test_what_is_not_wanted_is_pushed_away(album):
+    found = engine()
+    Image.new("RGB", (9, 7), "#ff00ff").save(album / "pink.png")  # red and blue
+    found.add_folder(album)
+    feature = encode_texts(["red"])[0] + encode_texts(["blue"])[0]
+    assert names(found.find(feature, 1)) == ["pink.png"]
+    assert names(found.find(feature, 1, without="blue", weight=1.0)) == ["1.png"]
+    assert found.find("red", 4, without="blue", weight=0.0) == found.find("red", 4)
+
+
+def test_an_empty_question_says_so(album):
+    found = engine()
+    found.add_folder(album)
+    for ask in (lambda: found.find("  "), lambda: found.describe(album / "1.png", [])):
+        with pytest.raises(ValueError, match="expected a description"):
+            ask()
 
 
 def test_importing_the_module_needs_neither_faiss_nor_lancedb():
@@ -536,3 +786,87 @@ def test_a_hundred_thousand_vectors_are_searched_in_a_moment():
     start = time.perf_counter()
     index.search(torch.randn(1, 32, generator=seeded()), 10)
     assert time.perf_counter() - start < 1
+
+
+# -- bad input
+
+
+SETUP = """
+import json, sys, types
+import torch
+from mmscratch.search import *
+from mmscratch import search
+
+exact = ExactIndex(4)
+exact.add(torch.ones(2, 4))
+"""
+CASES = {
+    "as_vectors": {
+        "as_vectors(torch.zeros(2, 5), 4)": "ValueError: vectors of shape (N, 4), got (2, 5)",
+        "as_vectors(torch.zeros(4), 4)": "ValueError: got (4,)",
+        "as_vectors(torch.tensor([[1.0, torch.nan]]), 2)": "ValueError: finite length.*1 rows",
+    },
+    "as_ids": {
+        "as_ids([0.5])": "ValueError: whole numbers from 0",
+        "as_ids([-3])": "ValueError: whole numbers from 0",
+        "as_ids(torch.zeros(2, 2, dtype=torch.long))": "ValueError: row of whole numbers",
+    },
+    "kmeans": {"kmeans(torch.zeros(1, 3, 2), 4)": "ValueError: got 3 points for 4"},
+    "knn_recall": {"knn_recall(torch.zeros(2), torch.zeros(2))": "ValueError: ids (Q, k)"},
+    "ExactIndex": {
+        "ExactIndex(0)": "ValueError: dim must be at least 1, got 0",
+        "ExactIndex(8, bogus=1)": "TypeError: bogus",
+        "exact.add(torch.zeros(2, 4), [1])": "ValueError: 2 ids, one a vector, got 1",
+        "exact.search(torch.zeros(1, 3))": "ValueError: queries of shape (N, 4), got (1, 3)",
+    },
+    "IVFIndex": {
+        "IVFIndex(10, num_lists=0)": "ValueError: num_lists must be at least 1, got 0",
+        "IVFIndex(10, num_lists=3, nprobe=0)": "ValueError: nprobe must be at least 1, got 0",
+        "IVFIndex(10, num_lists=3, nprobe=1.5)": "TypeError: integer",
+        "IVFIndex(4, num_lists=3).add(torch.zeros(1, 4))": "ValueError: no centroids yet: call train",
+        "IVFIndex(4, num_lists=9).train(torch.zeros(3, 4))": "ValueError: 3 points for 9",
+    },
+    "PQIndex": {
+        "PQIndex(10, num_parts=3)": "ValueError: dim 10 is not a multiple of num_parts 3",
+        "PQIndex(8, num_parts=0)": "ValueError: num_parts must be at least 1, got 0",
+        "PQIndex(8, num_parts=-2)": "ValueError: num_parts must be at least 1, got -2",
+        "PQIndex(10, num_parts=5, num_codes=257)": "ValueError: 2 to 256, got 257",
+        "PQIndex(4, num_parts=2).add(torch.zeros(1, 4))": "ValueError: no codebooks yet: call train",
+    },
+    "Index": {
+        "Index.from_state({'kind': 'Other'})": "ValueError: expected one of ExactIndex.*got 'Other'",
+        "Index.from_state({'kind': ['x']})": "ValueError: expected one of",
+        "Index.from_state({'kind': 'ExactIndex'})": "ValueError: the state of a whole ExactIndex: KeyError",
+        "Index.load('/nowhere/index')": "FileNotFoundError: no index at /nowhere/index",
+    },
+    "read_state": {"read_state('/nowhere')": "FileNotFoundError: no index at /nowhere"},
+    "from_faiss": {"from_faiss(torch.nn.Linear(2, 2))": "TypeError: expected IndexFlatIP.*got Linear"},
+    "PictureSearch": {
+        "PictureSearch(exact, encoder='x', encode_images=None, encode_texts=None, read=None)":
+            "ValueError: file names with all vectors, 2 have none",
+    },
+}  # fmt: skip
+WITHOUT_CASE = {
+    "LanceIndex": "needs the library; asked above with the others",
+    "Report": "holds what it is given",
+    "read_pictures": "reports, and refuses nothing",
+    "stamp": "answers for a missing file, too",
+    "write_atomically": "what `write` raises goes through; tested above",
+    "nearest": "internal to k-means and the codes; shapes are torch's",
+    "top_k": "gives what there is",
+    "top_k_of_blocks": "gives what there is",
+}
+
+
+@pytest.fixture(scope="module")
+def refused():
+    return refusals.ask(SETUP, CASES)
+
+
+@pytest.mark.parametrize(("source", "expected"), refusals.parameters(CASES))
+def test_bad_input_is_refused_with_what_was_expected_and_what_came(refused, source, expected):
+    refusals.check(refused[source], expected)
+
+
+def test_every_exported_name_is_given_bad_input_or_excused():
+    refusals.check_every_name(search.__all__, CASES, WITHOUT_CASE)

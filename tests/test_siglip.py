@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import refusals
 import torch
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from mmscratch import clip, siglip
 from mmscratch.kit import memory
-from mmscratch.kit.launch import launch
+from mmscratch.kit.launch import LaunchFailed, launch
 from mmscratch.siglip import SigLIP, siglip_loss
 
 
@@ -136,6 +138,42 @@ def test_the_loss_can_be_scaled_and_frozen_towers_get_no_gradient(chunk_size):
     assert image.grad is None
 
 
+def half(seed: int = 3) -> list[Tensor]:
+    """256 pairs in bfloat16 of which a good part match, float32 scale and bias."""
+    image, text = unit(2, 256, 32, seed=seed, dtype=torch.float32)
+    text = F.normalize(image + 0.3 * text, dim=-1)
+    return [image.bfloat16(), text.bfloat16(), torch.tensor(11.3), torch.tensor(-7.7)]
+
+
+def near(ours: list[Tensor], theirs: list[Tensor], share: float) -> None:
+    """Of one size but for a share of it, by norm: for numbers of three digits."""
+    for a, b in zip(ours, theirs, strict=True):
+        assert ((a.double() - b).norm() / b.norm()).item() < share
+
+
+@pytest.mark.parametrize("chunk_size", [1, 8, 300])
+def test_chunks_of_half_precision_add_up_in_float32(chunk_size):
+    inputs = half()
+    wide = value_and_gradients(siglip_loss, *(v.double() for v in inputs))
+    found = value_and_gradients(lambda *x: siglip_loss(*x, chunk_size), *inputs)
+    assert [v.dtype for v in found] == [torch.float32, torch.bfloat16, torch.bfloat16] + 2 * [torch.float32]
+    near([found[0], *found[3:]], [wide[0], *wide[3:]], 1e-5)
+    near(found[1:3], wide[1:3], 5e-3)  # rounded once, when handed back
+
+
+@pytest.mark.parametrize("chunk_size", [1, 8, 300])
+@pytest.mark.parametrize("kind", [torch.bfloat16, torch.float32])
+def test_the_chunked_form_works_under_autocast_and_keeps_the_kinds_of_its_inputs(kind, chunk_size):
+    inputs = [half()[0].to(kind), half()[1].to(kind), *half()[2:]]
+    wide = value_and_gradients(siglip_loss, *(v.double() for v in inputs))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = value_and_gradients(lambda *x: siglip_loss(*x, chunk_size), *inputs)
+        whole = value_and_gradients(siglip_loss, *inputs)
+    assert [v.dtype for v in found] == [torch.float32, kind, kind] + 2 * [torch.float32]
+    near(found, wide, 5e-3 if kind is torch.bfloat16 else 1e-5)
+    near(whole, wide, 5e-2)  # the plain formula computes its logits in half precision there
+
+
 def test_memory_of_chunks_grows_with_the_batch_and_of_the_whole_with_its_square():
     def peak(n: int, chunk_size: int | None) -> int:
         leaves = [unit(n, 32, dtype=torch.float32).requires_grad_() for _ in range(2)]
@@ -166,12 +204,16 @@ def ranks():
         "gather": {"kind": "gather", **inputs},
         "ring": {"kind": "ring", **inputs},
         "ring in chunks": {"kind": "ring", "chunk_size": 4, **inputs},
+        "gather captions": {"kind": "gather captions", **inputs},
+        "gather captions in chunks": {"kind": "gather captions", "chunk_size": 4, **inputs},
     }
     return image, text, launch("mmscratch.siglip:rank_share", worlds=(1, 2, 4), calls=calls)
 
 
 @pytest.mark.parametrize("world", [1, 2, 4])
-@pytest.mark.parametrize("name", ["gather", "ring", "ring in chunks"])
+@pytest.mark.parametrize(
+    "name", ["gather", "ring", "ring in chunks", "gather captions", "gather captions in chunks"]
+)
 def test_loss_and_gradients_over_ranks_are_those_of_one_process(ranks, name, world):
     image, text, reports = ranks
     found = [report.result for report in reports[name, world]]
@@ -187,12 +229,13 @@ def test_loss_and_gradients_over_ranks_are_those_of_one_process(ranks, name, wor
 
 @pytest.mark.parametrize("world", [1, 2, 4])
 def test_the_ring_sends_captions_and_gradients_and_gathering_sends_more(ranks, world):
-    block, ids, check = 6 * 10 * 8, 6 * 8, (world - 1) * 2 * 8
+    block, ids, check = 6 * 10 * 8, 6 * 8, (world - 1) * 6 * 8
     hops = world - 1
     ring = hops * (block + ids) + (world * block if world > 1 else 0) + check
     for rank in range(world):
         assert ranks[2]["ring", world][rank].sent == ring
         assert ranks[2]["gather", world][rank].sent == 4 * hops * block + check
+        assert ranks[2]["gather captions", world][rank].sent == 2 * hops * block
 
 
 TARGETS = '''
@@ -240,10 +283,39 @@ def without_grad(x, group=None):
         return siglip.ring_siglip_loss(apart, apart, 5.0, -2.0, group=group)
 
 def uneven(x, kind, group=None):
-    mine = x[: len(x) - dist.get_rank(group)]
-    if kind == "ring":
-        siglip.ring_siglip_loss(mine, mine, 5.0, -2.0, group=group)
-    siglip.gathered_clip_loss(mine, mine, 5.0, group=group)
+    rank = dist.get_rank(group)
+    mine = x[: len(x) - rank]
+    if kind == "gather":
+        siglip.gathered_clip_loss(mine, mine, 5.0, group=group)
+    ids = dict(image_ids=torch.arange(len(mine)), text_ids=torch.arange(len(x)))
+    if kind == "pictures":
+        siglip.ring_siglip_loss(mine, x, 5.0, -2.0, group=group, **ids)
+    if kind == "captions":
+        ids = dict(image_ids=ids["text_ids"], text_ids=ids["image_ids"])
+        siglip.ring_siglip_loss(x, mine, 5.0, -2.0, group=group, **ids)
+    if kind == "dtypes":
+        y = x.float() if rank else x
+        siglip.ring_siglip_loss(y, y, 5.0, -2.0, group=group)
+    siglip.ring_siglip_loss(mine, mine, 5.0, -2.0, group=group)
+
+def half(x, y, t, b, autocast, group=None):
+    """A rank's share and gradients, in the ring and gathered in chunks, of what may be in half precision."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    leaves = [v.clone().requires_grad_() for v in (x.chunk(world)[rank], y.chunk(world)[rank], t, b)]
+    with torch.autocast("cpu", dtype=torch.bfloat16, enabled=autocast):
+        loss = siglip.ring_siglip_loss(*leaves, 8, group=group)
+    loss.backward()
+    return [loss.detach(), *(v.grad for v in leaves)]
+
+def more_captions(x, y, x_ids, y_ids, group=None):
+    """Ids of 32 bits on one rank and 64 on the other; two captions a picture."""
+    rank, world = dist.get_rank(group), dist.get_world_size(group)
+    x, y, x_ids, y_ids = (v.chunk(world)[rank] for v in (x, y, x_ids, y_ids))
+    ids = dict(image_ids=x_ids.int(), text_ids=y_ids.int()) if rank else dict(image_ids=x_ids, text_ids=y_ids)
+    leaves = [v.clone().requires_grad_() for v in (x, y)]
+    loss = siglip.ring_siglip_loss(*leaves, 5.0, -2.0, 3, group=group, **ids)
+    loss.backward()
+    return [loss.detach(), *(v.grad for v in leaves)]
 '''
 
 
@@ -289,18 +361,58 @@ def test_parameters_under_data_parallelism_learn_as_in_one_process_and_as_in_ope
 def test_without_gradients_the_ring_sends_captions_only(targets):
     x = unit(4, 10)
     found = launch("siglip_targets:without_grad", worlds=(2,), calls={"it": {"x": x}})["it", 2]
-    assert [report.sent for report in found] == [4 * 10 * 8 + 4 * 8 + 2 * 8] * 2
+    assert [report.sent for report in found] == [4 * 10 * 8 + 4 * 8 + 6 * 8] * 2
     both = torch.cat([x, x])
     shares = torch.stack([report.result for report in found]).mean(0)
     torch.testing.assert_close(shares, siglip_loss(both, both, 5.0, -2.0))
 
 
-@pytest.mark.parametrize("kind", ["ring", "gather"])
-def test_ranks_with_different_numbers_of_pairs_are_refused(targets, kind):
-    from mmscratch.kit.launch import LaunchFailed
-
-    with pytest.raises(LaunchFailed, match=r"one shape on all ranks, got \[\[6, 10\], \[5, 10\]\]"):
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        ("ring", "images (6, 10) torch.float64 and texts (6, 10) torch.float64, images (5, 10) "),
+        ("gather", "images (6, 10) torch.float64 and texts (6, 10) torch.float64, images (5, 10) "),
+        ("pictures", "and texts (6, 10) torch.float64, images (5, 10) torch.float64 and texts (6, 10) "),
+        ("captions", "images (6, 10) torch.float64 and texts (5, 10) "),
+        ("dtypes", "torch.float64, images (6, 10) torch.float32 and texts (6, 10) torch.float32"),
+    ],
+)
+def test_ranks_with_different_numbers_or_kinds_of_features_are_refused(targets, kind, told):
+    with pytest.raises(LaunchFailed, match="one shape and dtype on all ranks, got .*" + re.escape(told)):
         launch("siglip_targets:uneven", worlds=(2,), calls={"it": {"x": unit(6, 10), "kind": kind}})
+
+
+def test_the_ring_works_in_half_precision_and_under_autocast(targets):
+    image, text, t, b = half()
+    kinds = {"bfloat16": (torch.bfloat16, False), "autocast": (torch.float32, True)}
+    kinds["both"] = (torch.bfloat16, True)
+    shared = dict(t=t, b=b)
+    calls = {
+        name: dict(x=image.to(kind), y=text.to(kind), autocast=autocast, **shared)
+        for name, (kind, autocast) in kinds.items()
+    }
+    reports = launch("siglip_targets:half", worlds=(2,), calls=calls)
+    for name, (kind, _) in kinds.items():
+        x, y = image.to(kind), text.to(kind)
+        wide = value_and_gradients(siglip_loss, *(v.double() for v in (x, y, t, b)))
+        found = [report.result for report in reports[name, 2]]
+        for share in found:
+            assert [v.dtype for v in share] == [torch.float32, kind, kind] + 2 * [torch.float32]
+        loss, d_x, d_y, d_t, d_b = zip(*found, strict=True)
+        means = [torch.stack(v).mean(0) for v in (loss, d_t, d_b)]
+        near(means, [wide[0], *wide[3:]], 1e-5)
+        features = [torch.cat(v).double() / 2 for v in (d_x, d_y)]
+        near(features, wide[1:3], 5e-3 if kind is torch.bfloat16 else 1e-5)
+
+
+def test_the_ring_takes_more_captions_than_pictures_and_ids_of_any_width(targets):
+    x, y = unit(6, 10), unit(12, 10, seed=2)
+    x_ids, y_ids = torch.arange(6), torch.arange(12) % 6  # matches on the other rank, too
+    calls = {"it": dict(x=x, y=y, x_ids=x_ids, y_ids=y_ids)}
+    found = [r.result for r in launch("siglip_targets:more_captions", worlds=(2,), calls=calls)["it", 2]]
+    alone = value_and_gradients(lambda *v: siglip_loss(*v, 5.0, -2.0, image_ids=x_ids, text_ids=y_ids), x, y)
+    loss, d_x, d_y = zip(*found, strict=True)
+    agree([torch.stack(loss).mean(0), torch.cat(d_x) / 2, torch.cat(d_y) / 2], alone)
 
 
 # -- the model
@@ -443,9 +555,9 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "ring_siglip_loss(x[:0], x[:0], 10.0, -10.0)": "ValueError: at least one pair",
         "ring_siglip_loss(x, x, 10.0, -10.0, image_ids=arange(4))": "ValueError: expected text_ids (4,)",
     },
-    "check_group": {"check_group(x, None)": "RuntimeError: torch.distributed.init_process_group()"},
+    "check_group": {"check_group(x, x, None)": "RuntimeError: torch.distributed.init_process_group()"},
     "rank_share": {
-        "rank_share('tree', x, x, 10.0, -10.0, 2)": "ValueError: kind .*gather or ring, got 'tree'",
+        "rank_share('tree', x, x, 10.0, -10.0, 2)": "ValueError: kind .*gather captions or ring, got 'tree'",
         "rank_share('ring', x, x, 10.0, -10.0, 2)": "ValueError: Default process group",
     },
     "SigLIP": {
@@ -467,6 +579,7 @@ WITHOUT_CASE = {
     "reshape_weights": "changes the weights it finds",
     "scalars": "torch refuses what is no number",
     "shift": "called by the ring form, which checks",
+    "widen": "takes any tensor of numbers",
 }
 
 

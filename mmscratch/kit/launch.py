@@ -58,7 +58,7 @@ def launch(
     calls: name -> keyword arguments (tensors, numbers, strings, and lists and dicts of them); results may be
     the same. backend: "nccl" where there is a GPU for each rank, else "gloo". Returns, for name and world, a
     report a rank. Raises ValueError for arguments that make no sense and LaunchFailed with what the failing
-    process said.
+    process said, or after `timeout` seconds. No process outlives the call.
     """
     if not worlds or min(worlds) < 1:
         raise ValueError(f"expected worlds of at least one rank, got {worlds!r}")
@@ -76,15 +76,12 @@ def launch(
         task = {"target": target, "worlds": list(worlds), "calls": dict(calls), "backend": backend}
         torch.save(task, Path(folder, "task.pt"))
         try:
-            done = subprocess.run(
-                command(ranks, folder), capture_output=True, text=True, timeout=timeout,
-                env={**os.environ, **settings},
-            )  # fmt: skip
+            code, stderr = _run(command(ranks, folder), {**os.environ, **settings}, timeout)
         except subprocess.TimeoutExpired:
             raise LaunchFailed(f"{target} on {ranks} ranks ran longer than {timeout:g} s") from None
-        if done.returncode:
+        if code:
             told = sorted(Path(folder).glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
-            said = told[0].read_text(encoding="utf-8") if told else done.stderr[-2000:]
+            said = told[0].read_text(encoding="utf-8") if told else stderr[-2000:]
             raise LaunchFailed(f"{target} on {ranks} ranks failed:\n{said}")
         found = [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(ranks)]
     return {
@@ -94,6 +91,22 @@ def launch(
     }
 
 
+def _run(line: Sequence[str], env: Mapping[str, str], timeout: float) -> tuple[int, str]:
+    """Exit code and stderr of torchrun. When it takes too long or is interrupted, its workers end too."""
+    pipes = dict(stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    with subprocess.Popen(line, env=env, text=True, **pipes) as process:
+        try:
+            stderr = process.communicate(timeout=timeout)[1]
+            return process.returncode, stderr
+        except BaseException:
+            process.terminate()  # torchrun hands it on; killed, it would leave its workers behind
+            try:
+                process.communicate(timeout=60)  # it gives them 30 s
+            except subprocess.TimeoutExpired:
+                process.kill()
+            raise
+
+
 @contextlib.contextmanager
 def count_sent() -> Iterator[list[int]]:
     """Inside the block, the bytes that this process hands to others through `torch.distributed`, in [0].
@@ -101,6 +114,7 @@ def count_sent() -> Iterator[list[int]]:
     Sends count as they are. A gather or a reduce-scatter counts (W - 1) times the local part, which is what
     a ring of W processes sends at least; an all-reduce counts twice that for its W-th part. On the wire a
     backend may send more: gloo's reduce-scatter was seen to send twice the least, its gather exactly that.
+    Anything else, such as a broadcast, a gather into a list or an `isend` outside a batch, counts as nothing.
     """
     sent = [0]
 

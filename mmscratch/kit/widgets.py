@@ -8,10 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 
-def alive() -> bool:
-    """Whether widgets can work here: ipywidgets is installed and the run is not one that is being stored."""
-    stored = os.environ.get("MMSCRATCH_PROGRESS") == "off"
-    return not stored and importlib.util.find_spec("ipywidgets") is not None
+def obstacle(label: str = "Search") -> str:
+    """Why the box called `label` cannot work here, in a sentence; empty where it can."""
+    if os.environ.get("MMSCRATCH_PROGRESS") == "off":
+        return f"The {label.lower()} box appears in a running notebook; here you see what it would show."
+    if importlib.util.find_spec("ipywidgets") is None:
+        return f"The {label.lower()} box needs ipywidgets: pip install ipywidgets, and start the notebook again."
+    return ""
 
 
 def search_box(
@@ -23,11 +26,12 @@ def search_box(
 ) -> Any:
     """A text field that shows `answer(text)` below itself whenever the reader presses Enter.
 
-    `label` stands before the field, `prompt` in it. `answer` returns anything that a cell can show; a ValueError it raises is shown as one line. Returns the
-    widget, or None, with a printed line that says why, where widgets cannot work.
+    `label` stands before the field, `prompt` in it. `answer` returns anything that a cell can show; a ValueError
+    it raises is shown as one line, a blank field as nothing. Returns the widget, or None, with a printed line that
+    says why, where widgets cannot work.
     """
-    if not alive():
-        print(f"The {label.lower()} box appears in a running notebook; here you see what it would show.")
+    if reason := obstacle(label):
+        print(reason)
         return None
     import ipywidgets
     from IPython.display import display
@@ -36,11 +40,12 @@ def search_box(
     below = ipywidgets.Output()
 
     def show(_change: Any = None) -> None:
-        below.clear_output(wait=True)
+        text = field.value.strip()
+        below.clear_output(wait=bool(text))  # to wait for an output that never comes would keep the old one
         with below:
-            if field.value.strip():
+            if text:
                 try:
-                    display(answer(field.value.strip()))
+                    display(answer(text))
                 except ValueError as error:
                     print(error)
 

@@ -98,7 +98,7 @@ LOSSES = [
     loss_case("one pair", features(1, 8, scale=2.0, bias=0.5), wrong={}),
     loss_case("batch 1024, width 512", features(1024, 512), bench=True, wrong={}),
     loss_case(
-        "batch 4096, width 512, chunks of 1024",
+        "batch 4096, width 512, ours in chunks of 1024",
         features(4096, 512),
         loss(chunk_size=1024),
         bench=True,
