@@ -13,7 +13,9 @@ def obstacle(label: str = "Search") -> str:
     if os.environ.get("MMSCRATCH_PROGRESS") == "off":
         return f"The {label.lower()} box appears in a running notebook; here you see what it would show."
     if importlib.util.find_spec("ipywidgets") is None:
-        return f"The {label.lower()} box needs ipywidgets: pip install ipywidgets, and start the notebook again."
+        return (
+            f"The {label.lower()} box needs ipywidgets: pip install ipywidgets, and start the notebook again."
+        )
     return ""
 
 
