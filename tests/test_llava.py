@@ -89,7 +89,7 @@ def test_gradients_reach_features_and_words_but_not_the_placeholder():
     net, ids = model(), asked()
     features = torch.randn(3, N, 20, requires_grad=True)
     net(ids, features=features).square().sum().backward()
-    assert features.grad.abs().amin(dim=(1, 2)).gt(0).all() or features.grad.abs().sum() > 0
+    assert features.grad.abs().amax(dim=-1).gt(0).all()  # every patch of every picture
     assert net.language.embed.weight.grad[IMAGE].abs().max() == 0
     assert net.language.embed.weight.grad[ids[0, 0]].abs().max() > 0
 
