@@ -360,7 +360,7 @@ def check_table(measured: Mapping, costs: Mapping, asked: Collection[str], blind
 def choose(
     measured: Mapping[str, Mapping[str, float]], costs: Mapping[str, Cost], asked: Collection[str], *,
     pictures: int = 1, questions: float = 1, budget: float = math.inf,
-    blind: Mapping[str, float] | None = None, margin: float = 0.03, shortlist: int = 100,
+    blind: Mapping[str, float] | None = None, margin: float = 0.03, shortlist: int = 100, kept: float = 1.0,
 ) -> Choice:  # fmt: skip
     """The fusion to take for `asked` kinds of question, from what you measured and what it costs.
 
@@ -368,17 +368,20 @@ def choose(
     costs: fusion -> `Cost`. pictures, questions: as in `Cost.flops`; budget: FLOPs a question. Within the
     budget the best on its *worst* asked kind wins, and of those within `margin` of it, which is the noise
     of your measurement, the cheapest. With more than `shortlist` pictures a question, late fusion may choose
-    that many for another to judge; measure what it leaves out.
+    that many for another to judge, which is then right at most in the share `kept` of the right pictures.
 
-    ValueError for nothing asked, a kind without a measurement, or a budget below the cheapest.
+    ValueError for nothing asked, a kind without a measurement, a budget below the cheapest, kept above 1.
     """
     check_table(measured, costs, asked, blind)
+    if not 0 <= kept <= 1:
+        raise ValueError(f"expected a share kept from 0 to 1, got {kept}")
     worst = {name: min(table[kind] for kind in asked) for name, table in measured.items()}
-    options = [(cost.flops(pictures=pictures, questions=questions), name, 0) for name, cost in costs.items()]
+    load = dict(pictures=pictures, questions=questions)
+    options = [(cost.flops(**load), name, 0, worst[name]) for name, cost in costs.items()]
     if pictures > shortlist and "late" in costs:
-        first = costs["late"].flops(pictures=pictures, questions=questions)
+        first, few = costs["late"].flops(**load), load | dict(pictures=shortlist)
         options += [
-            (first + cost.flops(pictures=shortlist, questions=questions), name, shortlist)
+            (first + cost.flops(**few), name, shortlist, kept * worst[name])
             for name, cost in costs.items()
             if name != "late"
         ]
@@ -387,11 +390,11 @@ def choose(
         raise ValueError(
             f"expected a budget of at least {min(options)[0]:.3g} FLOPs a question, got {budget:.3g}"
         )
-    best = max(worst[name] for _, name, _ in within)
-    flops, name, behind = min(option for option in within if worst[option[1]] >= best - margin)
+    best = max(accuracy for *_, accuracy in within)
+    flops, name, behind, accuracy = min(option for option in within if option[3] >= best - margin)
     floor = {} if blind is None else blind
     unanswered = tuple(kind for kind in asked if measured[name][kind] <= floor.get(kind, 0) + margin)
     weakest = min(asked, key=measured[name].__getitem__)
-    why = f"{name} gets {worst[name]:.2f} on {weakest}, its worst, for {flops:.3g} FLOPs a question"
+    why = f"{name} gets {accuracy:.2f} on {weakest}, its worst, for {flops:.3g} FLOPs a question"
     why += f", behind a shortlist of {behind} by late fusion" if behind else ""
-    return Choice(name, behind, worst[name], flops, unanswered, why)
+    return Choice(name, behind, accuracy, flops, unanswered, why)

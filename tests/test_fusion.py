@@ -14,7 +14,7 @@ from torch import Tensor
 
 from mmscratch import fusion
 from mmscratch.fusion import FUSIONS, Cost, Fuse, Fusion, choose, count_cost, drop_rows
-from mmscratch.kit import data, world
+from mmscratch.kit import data
 
 N, T, C, D, K = 5, 7, 10, 12, 4  # patches, words, width of features, width, answers
 
@@ -226,6 +226,9 @@ def test_a_million_pictures_leave_late_fusion_with_a_shortlist():
     assert pick("colour", pictures=10**6, questions=10**6, budget=1.1e6).kind == "late"
     assert pick("where", pictures=10**6, questions=10**6, budget=10**6 + 90).kind == "late"
     assert pick("where", pictures=100, budget=1e9).shortlist == 0
+    lossy = pick("where", pictures=10**6, questions=10**6, budget=1.1e6, kept=0.5)
+    assert (lossy.kind, lossy.shortlist, lossy.accuracy) == ("early", 100, 0.4)  # half of 0.80 against 0.30
+    assert pick("where", pictures=10**6, questions=10**6, budget=1.1e6, kept=0.3).kind == "late"
 
 
 def test_what_no_fusion_answers_is_said():
@@ -245,6 +248,7 @@ def test_choose_against_all_alternatives_spelled_out():
         asked = rng.sample(kinds, rng.randint(1, 3))
         pictures, questions = rng.choice([1, 50, 101, 5000]), rng.choice([1, 1000])
         budget, margin = rng.choice([200.0, 9e3, 9e5, math.inf]), rng.choice([0.0, 0.1])
+        kept = rng.choice([1.0, 0.8])
         plans = {}
         for name, behind in itertools.product(FUSIONS, (0, 100)):
             if behind and (name == "late" or pictures <= behind):
@@ -252,14 +256,16 @@ def test_choose_against_all_alternatives_spelled_out():
             flops = costs[name].flops(pictures=behind or pictures, questions=questions)
             flops += costs["late"].flops(pictures=pictures, questions=questions) if behind else 0
             if flops <= budget:
-                plans[name, behind] = (min(table[name][kind] for kind in asked), flops)
-        options = dict(pictures=pictures, questions=questions, budget=budget, margin=margin)
+                right = min(table[name][kind] for kind in asked) * (kept if behind else 1)
+                plans[name, behind] = (right, flops)
+        options = dict(pictures=pictures, questions=questions, budget=budget, margin=margin, kept=kept)
         if not plans:
             with pytest.raises(ValueError, match="budget"):
                 choose(table, costs, asked, **options)
             continue
         found = choose(table, costs, asked, **options)
-        assert plans[found.kind, found.shortlist] == (found.accuracy, pytest.approx(found.flops))
+        right, flops = plans[found.kind, found.shortlist]
+        assert (right, flops) == (pytest.approx(found.accuracy), pytest.approx(found.flops))
         best = max(accuracy for accuracy, _ in plans.values())
         assert found.accuracy >= best - margin
         rivals = [flops for accuracy, flops in plans.values() if accuracy >= best - margin]
@@ -268,6 +274,9 @@ def test_choose_against_all_alternatives_spelled_out():
 
 # -- choosing, held against what the lesson measured
 
+QUESTIONS = 450  # of each kind in a test; the places have 300
+NOISE = 2 * math.sqrt(0.25 / QUESTIONS)  # two standard errors of one seed's accuracy, at worst
+
 
 def mean_of(runs: list[dict[str, float]]) -> dict[str, float]:
     return {kind: sum(run[kind] for run in runs) / len(runs) for kind in runs[0]}
@@ -275,17 +284,18 @@ def mean_of(runs: list[dict[str, float]]) -> dict[str, float]:
 
 @pytest.fixture(scope="module")
 def stored_table():
-    """Accuracy by kind of question: what the advice is given, what it is held against, and blind."""
+    """Accuracy by kind of question: what the advice is given, what it is held against, and the floor."""
     stored = json.loads(data.path("runs/11_exam.json").read_text())
     given, unseen = (
         {kind: mean_of(stored[split][kind]) for kind in FUSIONS} for split in ("test", "heldout")
     )
-    return given, unseen, mean_of(stored["test"]["blind"])
+    guesses = [mean_of(stored["test"][name]) for name in ("blind", "picture only", "majority")]
+    return given, unseen, {kind: max(guess[kind] for guess in guesses) for kind in guesses[0]}
 
 
 @pytest.fixture(scope="module")
 def real_costs():
-    sizes = dict(num_patches=16, image_dim=128, max_words=12, dim=48, num_heads=4)
+    sizes = dict(num_patches=16, image_dim=128, max_words=12, dim=64, num_heads=4)
     return {kind: count_cost(model(kind, **sizes), 8) for kind in FUSIONS}
 
 
@@ -298,30 +308,44 @@ LOADS = {
 
 
 @pytest.mark.parametrize("load", LOADS.values(), ids=LOADS)
-def test_on_pictures_it_never_saw_no_affordable_plan_beats_the_advice_by_much(stored_table, real_costs, load):
-    given, unseen, blind = stored_table
-    for asked in itertools.chain.from_iterable(itertools.combinations(world.KINDS, n) for n in (1, 2)):
-        found = choose(given, real_costs, asked, blind=blind, **load)
-        assert found.flops <= load.get("budget", math.inf)
+def test_on_pictures_it_never_saw_no_affordable_plan_beats_the_advice(stored_table, real_costs, load):
+    """The advice comes from the test pictures, the judgement from combinations that training never had.
+
+    All 63 sets of kinds. Allowed: the margin, and what two such measurements differ by chance.
+    """
+    given, unseen, floor = stored_table
+    sets = [set_ for n in range(1, 7) for set_ in itertools.combinations(floor, n)]
+    assert len(sets) == 63
+    for asked in sets:
+        found = choose(given, real_costs, asked, blind=floor, **load)
         worst = {kind: min(unseen[kind][a] for a in asked) for kind in FUSIONS}
         shortlisted = load.get("pictures", 1) > 100  # then any fusion can be afforded behind late fusion
         assert shortlisted or found.shortlist == 0
-        assert worst[found.kind] >= max(worst.values()) - 0.1, (asked, found)
+        assert worst[found.kind] >= max(worst.values()) - 0.03 - NOISE, (asked, found)
 
 
-def test_a_million_pictures_are_never_given_to_early_or_joint_fusion_alone(stored_table, real_costs):
-    given, _, blind = stored_table
-    for kind in world.KINDS:
-        found = choose(given, real_costs, [kind], blind=blind, **LOADS["a million pictures a question"])
-        assert found.kind == "late" or found.shortlist == 100
+def test_a_table_that_misleads_gives_advice_that_the_measurement_refutes(stored_table, real_costs):
+    """The test above can fail: with the rows of late and early exchanged, it does."""
+    given, unseen, _ = stored_table
+    false = {"early": given["late"], "late": given["early"], "joint": given["late"]}
+    found = choose(false, real_costs, ["colour"])
+    assert unseen[found.kind]["colour"] < max(unseen[kind]["colour"] for kind in FUSIONS) - 0.03 - NOISE
 
 
-def test_what_the_table_says_nobody_learned_is_reported(stored_table, real_costs):
-    given, _, blind = stored_table
-    for kind in world.KINDS:
-        beaten = max(given[name][kind] for name in FUSIONS) > blind[kind] + 0.06
-        found = choose(given, real_costs, [kind], blind=blind)
-        assert not (beaten and found.unanswered)
+def test_a_kind_that_no_fusion_learned_is_reported(stored_table, real_costs):
+    given, _, floor = stored_table
+    for lost in floor:
+        table = {name: {**row, lost: floor[lost]} for name, row in given.items()}
+        assert choose(table, real_costs, list(floor), blind=floor).unanswered == (lost,)
+    assert choose(given, real_costs, list(floor), blind=floor).unanswered == ()
+
+
+def test_the_places_that_joint_fusion_did_not_learn_are_reported(real_costs):
+    stored = json.loads(data.path("runs/11_places.json").read_text())
+    table, cost = {"joint": stored["joint"]}, {"joint": real_costs["joint"]}
+    noise = 2 * math.sqrt(0.25 / 300)
+    found = choose(table, cost, ["position", "relation", "colour"], blind=stored["majority"], margin=noise)
+    assert found.unanswered == ("position", "relation")
 
 
 # -- bad input
@@ -411,6 +435,7 @@ CASES = {
         "choose({'middle': {'a': 0.5}}, {'middle': cost}, ['a'])": "ValueError: ['middle'] and ['middle']",
         "choose(table, costs, ['a'], budget=2)": "ValueError: at least 3 FLOPs a question, got 2",
         "choose(table, costs, ['a'], pictures=0)": "ValueError: at least one picture",
+        "choose(table, costs, ['a'], kept=1.2)": "ValueError: expected a share kept from 0 to 1, got 1.2",
     },
 }
 WITHOUT_CASE = {
