@@ -521,6 +521,9 @@ CASES = {
         "bare(q, x, ids)": "ValueError: expected embeddings, without a vocabulary, got text",
         "mute(q, x, embeddings=randn(3, 7, 12))": "ValueError: expected no text, got text",
     },
+    "small_qformer": {
+        "small_qformer(9, num_queries=0)": "ValueError: expected num_queries >= 1, got 0",
+    },
     "ImageTextQFormer": {
         "ImageTextQFormer(body, num_queries=0, embed_dim=5)": "ValueError: expected num_queries >= 1, got 0",
         "ImageTextQFormer(bare, num_queries=2, embed_dim=5)": "ValueError: with a vocab_size, got None",
