@@ -28,9 +28,9 @@ def search_box(
 ) -> Any:
     """A text field that shows `answer(text)` below itself whenever the reader presses Enter.
 
-    `label` stands before the field, `prompt` in it. `answer` returns anything that a cell can show; a ValueError
-    it raises is shown as one line, a blank field as nothing. Returns the widget, or None, with a printed line that
-    says why, where widgets cannot work.
+    `label` stands before the field, `prompt` in it. `answer` returns anything that a cell can show; a
+    ValueError it raises is shown as one line, a blank field as nothing. Returns the widget, or None, with a
+    printed line that says why, where widgets cannot work.
     """
     if reason := obstacle(label):
         print(reason)
