@@ -204,8 +204,9 @@ def test_a_shipped_checkpoint_is_small_finite_and_as_good_as_its_manifest_says(n
 
     def load_and_measure(called, model, recipe, metrics):
         model = load(called, model, recipe, metrics)
-        with torch.no_grad():
-            measured.update(metrics(model))
+        if called == name:  # and not one that it rests on
+            with torch.no_grad():
+                measured.update(metrics(model))
         return model
 
     monkeypatch.setattr(checkpoints, "load_or_train", load_and_measure)
