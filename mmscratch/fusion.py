@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmscratch.transformer import (
-    ACTIVATIONS,
     FROM_TORCH,
     Transformer,
     check_type,
@@ -21,6 +20,7 @@ from mmscratch.transformer import (
     load_mapped,
     pick,
     split_queries,
+    torch_layer_options,
 )
 
 __all__ = [
@@ -240,18 +240,9 @@ def count_cost(model: Fusion, words: int) -> Cost:
 
 def stack_shape(stack: nn.Module) -> dict:
     """The options of `Fuse` that a TransformerEncoder or -Decoder asks for."""
-    layer = stack.layers[0]
-    act = next((name for name in ("relu", "gelu") if ACTIVATIONS[name] is layer.activation), None)
-    if act is None or layer.linear1.bias is None or stack.norm is None:
-        raise ValueError(
-            f"expected relu or gelu, biases and a final norm, got {layer.activation}, {stack.norm}"
-        )
-    attention = layer.self_attn
-    return dict(
-        dim=attention.embed_dim, num_heads=attention.num_heads, mlp_dim=layer.linear1.out_features, act=act,
-        post_norm=not layer.norm_first, norm_eps=layer.norm1.eps, dropout=layer.dropout1.p,
-        attention_dropout=attention.dropout,
-    )  # fmt: skip
+    if stack.norm is None:
+        raise ValueError("expected a final norm, got None")
+    return torch_layer_options(stack.layers[0])
 
 
 TOWERS = {

@@ -22,6 +22,7 @@ from mmscratch.transformer import (
     load_mapped,
     next_token_loss,
     pick,
+    small_reader,
 )
 from mmscratch.transformer import from_transformers as language_from_transformers
 from mmscratch.vit import pair
@@ -348,9 +349,9 @@ def small_llava(
     vision: ImageTower, vocab_size: int, *, image_token_id: int, projector_depth: int = 2
 ) -> LLaVA:
     """The model this book trains: 16 patches of the tower, three blocks of language model, 128 wide."""
-    shape = dict(dim=128, depth=3, num_heads=4, mlp_dim=336, max_positions=256, tie_embeddings=True)
-    projector = Projector(vision.vit.config.dim, dim=128, depth=projector_depth, norm=True)
-    return LLaVA(vision, projector, Transformer(vocab_size, **shape), image_token_id=image_token_id)
+    language = small_reader(vocab_size, max_positions=256)
+    projector = Projector(vision.vit.config.dim, dim=language.config.dim, depth=projector_depth, norm=True)
+    return LLaVA(vision, projector, language, image_token_id=image_token_id)
 
 
 PROMPTS = ("what is in the picture?", "what is there in the picture?", "what objects are there?")

@@ -428,7 +428,7 @@ def join_projections(state: dict[str, Tensor]) -> None:
         state[name.replace(".key.", ".qkv." if len(fused) == 3 else ".kv.")] = torch.cat(parts)
 
 
-def from_transformers(model: nn.Module) -> "QFormer | ImageTextQFormer":
+def from_transformers(model: nn.Module) -> QFormer | ImageTextQFormer:
     """Our model with the shape and weights of a Q-Former of transformers.
 
     Blip2QFormerModel, with and without text, and InstructBlipQFormerModel become a `QFormer`;

@@ -420,13 +420,13 @@ CASES = {
     },
     "from_torch": {
         "from_torch(nn.Linear(2, 2))": "TypeError: TransformerEncoder or .*got Linear",
-        "from_torch(bare)": "ValueError: relu or gelu, biases and a final norm",
-        "from_torch(encoder(bias=False))": "ValueError: relu or gelu, biases and a final norm",
-        "from_torch(encoder(activation=torch.tanh))": "ValueError: relu or gelu",
+        "from_torch(bare)": "ValueError: expected a final norm, got None",
+        "from_torch(encoder(bias=False))": "ValueError: relu, gelu or silu, and biases",
+        "from_torch(encoder(activation=torch.tanh))": "ValueError: relu, gelu or silu",
         "from_torch(nn.ModuleList([encoder()]))": "ValueError: two encoders, of pictures and of text, got 1",
         "from_torch(nn.ModuleList([encoder(), encoder(15)]))": "ValueError: expected towers of one shape",
     },
-    "stack_shape": {"stack_shape(bare)": "ValueError: relu or gelu, biases and a final norm"},
+    "stack_shape": {"stack_shape(bare)": "ValueError: expected a final norm, got None"},
     "from_transformers": {"from_transformers(nn.Linear(2, 2))": "TypeError: expected ViltModel, got Linear"},
     "Cost": {
         "cost.flops(pictures=0)": "ValueError: at least one picture and question, got 0 and 1",

@@ -269,6 +269,7 @@ CASES = [
     case("padded", "early", early(), both_sides(5, 11, 7), *COMMON, *EARLY),
     case("one word", "early", early(depth=1), both_sides(2, 9, 1, padded=False)),
     case("post-norm, ReLU", "early", early(act="relu", norm_first=False), both_sides(4, 6, 13)),
+    case("SiLU", "early", early(act=nn.functional.silu), both_sides(4, 6, 13)),
     case("128 wide", "early", early(**BIG), both_sides(32, 17, 12, dim=128, padded=False), bench=True),
     case("padded", "joint", joint(), both_sides(5, 11, 7), *COMMON, *JOINT),
     case("towers of equal depth", "joint", joint(2, 2), both_sides(3, 5, 8), text_reads_raw_patches),
