@@ -53,9 +53,11 @@ __all__ = [
     "rope",
     "rotate",
     "sinusoidal",
+    "small_reader",
     "split_queries",
     "spread",
     "spread_context",
+    "torch_layer_options",
     "transpose_linear",
 ]
 
@@ -813,6 +815,19 @@ def split_queries(state: dict[str, Tensor]) -> None:
         state |= {"q.weight": q, "kv.weight": torch.cat([k, v])}
 
 
+def torch_layer_options(layer: nn.Module) -> dict:
+    """Our options for torch's Transformer(En|De)coderLayer. ValueError for what ours does not do."""
+    act = next((name for name in ("relu", "gelu", "silu") if ACTIVATIONS[name] is layer.activation), None)
+    if act is None or layer.linear1.bias is None:
+        raise ValueError(f"expected relu, gelu or silu, and biases, got {layer.activation}")
+    attention = layer.self_attn
+    return dict(
+        dim=attention.embed_dim, num_heads=attention.num_heads, mlp_dim=layer.linear1.out_features,
+        norm_eps=layer.norm1.eps, post_norm=not layer.norm_first, act=act, dropout=layer.dropout1.p,
+        attention_dropout=attention.dropout,
+    )  # fmt: skip
+
+
 def from_torch(module: nn.Module, *, cross: bool = False) -> Attention | CrossAttention | Block:
     """Our module with the weights of `nn.MultiheadAttention` or a Transformer(En|De)coderLayer of torch.
 
@@ -832,17 +847,8 @@ def from_torch(module: nn.Module, *, cross: bool = False) -> Attention | CrossAt
             return load_mapped(module, Attention(module.embed_dim, **options), FROM_TORCH)
         ours = CrossAttention(module.embed_dim, context_dim=module.kdim, **options)
         return load_mapped(module, ours, FROM_TORCH, split_queries)
-    act = next((name for name in ("relu", "gelu", "silu") if ACTIVATIONS[name] is module.activation), None)
-    if act is None or module.linear1.bias is None:
-        raise ValueError(f"expected relu, gelu or silu, and biases, got {module.activation}")
-    attention, decoder = module.self_attn, kind == "TransformerDecoderLayer"
-    block = Block(
-        BlockConfig(
-            dim=attention.embed_dim, num_heads=attention.num_heads, mlp_dim=module.linear1.out_features,
-            norm_eps=module.norm1.eps, post_norm=not module.norm_first, act=act, cross=decoder,
-            dropout=module.dropout1.p, attention_dropout=attention.dropout,
-        )
-    )  # fmt: skip
+    decoder = kind == "TransformerDecoderLayer"
+    block = Block(BlockConfig(**torch_layer_options(module), cross=decoder))
     norms = {r"^norm2\.": "norm_cross.", r"^norm3\.": "norm2."} if decoder else {}
     return load_mapped(module, block, norms | FROM_TORCH, split_queries if decoder else None)
 
@@ -856,3 +862,9 @@ def next_token_loss(logits: Tensor, labels: Tensor, *, ignore_index: int = -100)
         shapes = f"{tuple(logits.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"expected logits (B, T, V) and labels (B, T), got {shapes}")
     return F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=ignore_index)
+
+
+def small_reader(vocab_size: int, *, depth: int = 3, max_positions: int = 96, **options) -> Transformer:
+    """The language model this book trains, 128 wide: it reads descriptions and answers questions."""
+    shape = dict(dim=128, num_heads=4, mlp_dim=336, tie_embeddings=True) | options
+    return Transformer(vocab_size, depth=depth, max_positions=max_positions, **shape)

@@ -1037,7 +1037,9 @@ WITHOUT_CASE = {
     "FUSED": "a table",
     "NORMS": "a table; a wrong name is refused by make_norm",
     "initialise_weights": "draws the parameters it finds, in any module",
+    "small_reader": "passes its options on to Transformer",
     "split_queries": "edits weights; what it leaves is loaded strictly by load_mapped",
+    "torch_layer_options": "asked through from_torch",
     "transpose_linear": "edits weights; what it leaves is loaded strictly by load_mapped",
 }
 

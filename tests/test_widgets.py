@@ -15,7 +15,9 @@ def live(monkeypatch):
 def test_a_stored_run_gets_a_line_in_place_of_a_widget(monkeypatch, capsys):
     monkeypatch.setenv("MMSCRATCH_PROGRESS", "off")
     assert widgets.search_box(lambda text: pytest.fail("asked")) is None
-    assert "running notebook" in capsys.readouterr().out
+    assert "search box appears in a running notebook" in capsys.readouterr().out
+    assert widgets.search_box(str, label="Question") is None
+    assert "question box appears in a running notebook" in capsys.readouterr().out
 
 
 def test_without_ipywidgets_there_is_no_widget(live, monkeypatch, capsys):

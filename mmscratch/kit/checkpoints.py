@@ -3,6 +3,7 @@
 A lesson calls `load_or_train(name, model, recipe, metrics)`. It loads `data/checkpoints/<name>.safetensors`;
 under `python -m mmscratch.kit.checkpoints` (`make checkpoints`) the same cell runs the recipe and stores
 the result, with its metrics in the manifest. So the recipe stands in the notebook, where readers see it.
+A later lesson that stands on those weights calls `load(name, model)`.
 """
 
 from __future__ import annotations
@@ -28,6 +29,15 @@ def load_or_train(
     if os.environ.get(_SWITCH) == "train":
         recipe(model)
         save(name, model, metrics)
+    return _filled(name, model)
+
+
+def load(name: str, model: nn.Module) -> nn.Module:
+    """`model` with the stored weights of an earlier lesson, in eval mode and frozen."""
+    return _filled(name, model).requires_grad_(False)
+
+
+def _filled(name: str, model: nn.Module) -> nn.Module:
     from mmscratch.kit import data
 
     tensors, _ = data.checkpoint(name)
