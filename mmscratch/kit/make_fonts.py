@@ -1,4 +1,4 @@
-"""The typefaces that `kit.typeset` prints with: cut down to ASCII from named, versioned, checksummed packages.
+"""The typefaces that `kit.typeset` prints with, cut down to ASCII from versioned, checksummed packages.
 
     python -m mmscratch.kit.make_data fonts
 

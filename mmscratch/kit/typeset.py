@@ -110,6 +110,9 @@ def font(face: str, size: int) -> FreeTypeFont:
 # What is written
 
 
+UNFIT = frozenset("sex sexy sexual boob boobs lgbt lgbtq porn nude naked poop".split())  # for a random page
+
+
 @functools.lru_cache(maxsize=2)
 def lexicon(split: str) -> tuple[str, ...]:
     """Lower-case English words (names and tags of the emoji), four of five in "train", the rest in "test"."""
@@ -120,6 +123,7 @@ def lexicon(split: str) -> tuple[str, ...]:
     texts = [*emoji.names, *(tag for tags in emoji.tags for tag in tags)]
     found = {part for text in texts for part in text.lower().replace("-", " ").split()}
     found = {word for word in found if 2 < len(word) < 13 and word.isascii() and word.isalpha()}
+    found -= UNFIT
     test = [word for word in sorted(found) if zlib.crc32(word.encode()) % 5 == 0]
     return tuple(test if split == "test" else sorted(found.difference(test)))
 
