@@ -378,8 +378,8 @@ class _Drawing:
         for i, name in enumerate(c.categories):
             x = self.left + (i + 0.5) * step
             if angle:
-                self.say(x + (s.size * 0.6 if angle == 90 else s.size * 0.5), self.bottom + 4, name, angle=angle,
-                         align="right", block=4)  # fmt: skip
+                x += s.size * (0.6 if angle == 90 else 0.5)
+                self.say(x, self.bottom + 4, name, angle=angle, align="right", block=4)
             else:
                 self.say(x, self.bottom + 4, name, align="middle", block=4)
         (self.lines if c.kind == "line" else self.bars)(step, scale)
