@@ -200,6 +200,11 @@ def check_ctc(
         raise ValueError(
             f"expected targets ({B}, >= {int(target_lengths.max())}), got {tuple(targets.shape)}"
         )
+    used = targets
+    if targets.ndim == 2:
+        used = targets[torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]]
+    if (odd := used[(used < 0) | (used >= C) | (used == blank)]).numel():
+        raise ValueError(f"expected targets among 0..{C - 1} and not the blank {blank}, got {odd[0]}")
 
 
 def collapse(path: Iterable[int], blank: int = 0) -> list[int]:
@@ -307,8 +312,12 @@ def edit_distance(reference: Sequence, hypothesis: Sequence) -> int:
 
 
 def error_rate(references: Sequence[str], hypotheses: Sequence[str], *, unit: str = "character") -> float:
-    """Edits over length, added up over all pairs: CER, or WER where unit is "word". May exceed 1."""
-    split = {"character": list, "word": str.split}[pick("unit", unit, ("character", "word"))]
+    """Edits over length, added up over all pairs: CER, or WER where unit is "word". May exceed 1.
+
+    Space around a text does not count, as in jiwer. ValueError where the references are empty.
+    """
+    by = {"character": lambda text: list(text.strip()), "word": str.split}
+    split = by[pick("unit", unit, by)]
     if len(references) != len(hypotheses):
         raise ValueError(f"expected one hypothesis a reference, got {len(references)} and {len(hypotheses)}")
     pairs = [(split(a), split(b)) for a, b in zip(references, hypotheses, strict=True)]
@@ -402,6 +411,10 @@ class Columns(nn.Module):
         if strips.ndim != 4 or strips.shape[1:3] != (1, 32) or strips.shape[3] % 4:
             raise ValueError(f"expected strips (B, 1, 32, a multiple of 4), got {tuple(strips.shape)}")
         x, full = strips, strips.shape[3]
+        if widths.shape != (len(x),) or (widths % 4).any() or widths.min() < 4 or widths.max() > full:
+            raise ValueError(
+                f"expected {len(x)} widths, multiples of 4 from 4 to {full}, got {widths.tolist()}"
+            )
         for stage in self.stages:
             x = stage(x)
             shrunk = full // x.shape[3]
@@ -560,12 +573,12 @@ def words_by_profile(mask: Tensor) -> Tensor:
 
 
 def words_by_components(mask: Tensor) -> Tensor:
-    """Ink smeared sideways by a third of a letter's height, then connected parts: boxes (N, 4)."""
+    """Ink smeared sideways by a fifth of a letter's height, then connected parts: boxes (N, 4)."""
     letters = components(mask)
     if not len(letters):
         return letters
     height = int((letters[:, 3] - letters[:, 1]).float().quantile(0.6))
-    reach = max(1, round(0.3 * height))
+    reach = max(1, round(0.2 * height))  # from both sides
     smeared = F.max_pool2d(mask[None].float(), (3, 2 * reach + 1), 1, (1, reach))[0] > 0
     boxes = components(smeared) + torch.tensor([reach, 1, -reach, -1])
     return boxes[(boxes[:, 3] - boxes[:, 1] > 2) & (boxes[:, 2] - boxes[:, 0] > 1)]
