@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw
 
 from mmscratch.kit import make_fonts, typeset
 
@@ -101,6 +101,23 @@ def test_words_are_what_their_pictures_show():
     )
     given = typeset.words(3, generator=seeded(), split="train", texts=["l1I", "O0o", "rn"])
     assert [word.text for word in given] == ["l1I", "O0o", "rn"]
+
+
+def test_a_warped_word_keeps_all_of_its_ink_and_its_letters_apart():
+    plain = typeset.words(60, generator=seeded(1), split="train")
+    ratios = []
+    for word, face in ((word, word.face) for word in plain):
+        rng, kind = typeset.dice(seeded(5)), typeset.font(face, 30)
+        left, top, right, bottom = kind.getbbox(word.text)
+        mask = Image.new("L", (right - left, bottom - top))
+        ImageDraw.Draw(mask).text((-left, -top), word.text, font=kind, fill=255)
+        for _ in range(4):
+            bent = typeset.warp(mask, rng)
+            assert abs(bent.height - mask.height) <= 2
+            ink = [float(typeset.to_tensor(each).float().sum()) for each in (mask, bent)]
+            ratios.append(ink[1] / ink[0])
+    assert 0.6 < min(ratios) and max(ratios) < 3.2
+    assert min(ratios) < 0.85 and max(ratios) > 1.2
 
 
 def test_every_face_draws_every_character_differently_from_a_missing_one():
