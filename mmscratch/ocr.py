@@ -295,7 +295,8 @@ def beam_search(
                     grown[longer] = [-math.inf, -math.inf, known]
                 before = quiet if repeated else both  # a second "l" needs a blank between
                 grown[longer][1] = add_logs(grown[longer][1], before + frame[c])
-        beams = {p: tuple(v) for p, v in sorted(grown.items(), key=total, reverse=True)[:width]}
+        possible = (item for item in grown.items() if total(item) > -math.inf)
+        beams = {p: tuple(v) for p, v in sorted(possible, key=total, reverse=True)[:width]}
     if lm is not None:
         beams = {p: (q, n, told + lm.log_prob(p, 0)) for p, (q, n, told) in beams.items()}
     return sorted(((p, total((p, v))) for p, v in beams.items()), key=lambda found: -found[1])
