@@ -221,6 +221,13 @@ def greedy(log_probs: Tensor, frames: Tensor | None = None, blank: int = 0) -> l
     return [collapse(path[:end], blank) for path, end in zip(paths, ends, strict=True)]
 
 
+def add_logs(a: float, b: float) -> float:
+    """log(exp a + exp b)."""
+    if a == -math.inf or b == -math.inf:
+        return max(a, b)
+    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
+
+
 class NGram:
     """Which id follows which: counts of the last `order` - 1 ids, smoothed as Witten and Bell (1991) do.
 
@@ -250,13 +257,6 @@ class NGram:
             seen = self.counts[context]
             p = (seen[symbol] + len(seen) * p) / (self.totals[context] + len(seen))
         return math.log(p)
-
-
-def add_logs(a: float, b: float) -> float:
-    """log(exp a + exp b)."""
-    if a == -math.inf or b == -math.inf:
-        return max(a, b)
-    return max(a, b) + math.log1p(math.exp(-abs(a - b)))
 
 
 def beam_search(
