@@ -84,10 +84,11 @@ def advance(emitted: Tensor, states: Tensor, blank: int) -> Tensor:
     skip[:, 2:][jumps] = 0.0
     alpha = emitted.new_full((T, B, L + 2), -math.inf)  # two states that are never reached, to the left
     alpha[0, :, 2:4] = emitted[0, :, :2]
+    two = torch.empty_like(skip)
     for t in range(1, T):
         a, new = alpha[t - 1], alpha[t, :, 2:]
         torch.logaddexp(a[:, 2:], a[:, 1:-1], out=new)  # stay, or one state on
-        torch.logaddexp(new, a[:, :-2] + skip, out=new)  # or two
+        torch.logaddexp(new, torch.add(a[:, :-2], skip, out=two), out=new)  # or two
         new += emitted[t]
     return alpha[..., 2:]
 
@@ -139,9 +140,9 @@ class CTCLoss(torch.autograd.Function):
         share.masked_fill_(unused | (emitted == -math.inf), 0.0)
         slope = log_probs.exp().scatter_add_(2, states.expand_as(share), -share)  # (T, B, C)
         hopeless = total == -math.inf  # no alignment fits: no slope, and not a number where one is asked for
-        slope = torch.where(hopeless[:, None], torch.where(grad == 0, 0.0, math.nan)[:, None], slope)
+        slope[:, hopeless] = torch.where(grad[hopeless] == 0, 0.0, math.nan)[:, None].to(slope)
         late = torch.arange(len(slope), device=slope.device)[:, None] >= frames
-        return (slope.masked_fill_(late[..., None], 0.0) * grad[:, None], None, None, None, None)
+        return slope.mul_(grad[:, None]).masked_fill_(late[..., None], 0.0), None, None, None, None
 
 
 def ctc_loss(

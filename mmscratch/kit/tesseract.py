@@ -25,6 +25,7 @@ from torch import Tensor
 from mmscratch.kit import system
 
 BORDER = 10  # pixels of ground around a word: Tesseract wants air
+PLAIN = str.maketrans("‘’‚“”„—–", '\'\',"""--')  # typographic marks as `typeset` prints them
 HEIGHT = 48  # to which words are scaled; capitals of about 30 pixels are what it was trained on
 
 
@@ -81,7 +82,8 @@ def words(images: Sequence[Tensor], *, psm: int = 7, height: int = HEIGHT, borde
     """The text of each picture of one word, (H, W) grey, uint8; one call of the program for all of them.
 
     Each is scaled to `height` pixels and gets a border of its ground. psm: 7 a line, 8 a word, 13 a raw
-    line. Spaces inside a word are removed. Mode 7 reads words better than mode 8, which often invents marks.
+    line. Spaces inside a word are removed, typographic quotes and dashes made plain. Mode 7 reads words
+    better than mode 8, which often invents marks.
     """
     client = _client()
     if psm not in (6, 7, 8, 10, 13):
@@ -99,7 +101,7 @@ def words(images: Sequence[Tensor], *, psm: int = 7, height: int = HEIGHT, borde
     pages = text.split("\f")[: len(images)]
     if len(pages) < len(images):
         raise RuntimeError(f"expected {len(images)} texts of Tesseract, got {len(pages)}")
-    return ["".join(page.split()) for page in pages]
+    return ["".join(page.split()).translate(PLAIN) for page in pages]
 
 
 def framed(image: Tensor, height: int, border: int) -> Image.Image:
@@ -141,5 +143,9 @@ def page(image: Tensor, *, psm: int = 3, scale: float = 1.0) -> PageFound:
         place = tuple(told[key][i] for key in ("block_num", "par_num", "line_num"))
         left, top, wide, high = (told[key][i] / scale for key in ("left", "top", "width", "height"))
         box = (round(left), round(top), round(left + wide), round(top + high))
-        found.append(Found(text, box, lines.setdefault(place, len(lines)), float(told["conf"][i]) / 100))
+        found.append(
+            Found(
+                text.translate(PLAIN), box, lines.setdefault(place, len(lines)), float(told["conf"][i]) / 100
+            )
+        )
     return PageFound(found, seconds)
