@@ -60,7 +60,7 @@ def test_nothing_is_read_on_an_empty_page():
 
 def test_a_word_gets_a_border_of_its_ground():
     picture = tesseract.framed(torch.full((10, 30), 200, dtype=torch.uint8), 20, 5)
-    assert picture.size == (70, 30) and set(picture.getdata()) == {200}
+    assert picture.size == (70, 30) and set(typeset.to_tensor(picture).flatten().tolist()) == {200}
 
 
 @here
