@@ -370,6 +370,16 @@ def test_growth_undoes_shrinkage():
     torch.testing.assert_close(ocr.shrunk(torch.tensor([[0.0, 0, wide, high]])), wanted)
 
 
+def test_rough_boxes_snap_to_the_ink_of_their_word():
+    page = typeset.page(generator=seeded(2), split="test", columns=1)
+    truth, ink = torch.tensor([word.box for word in page.words]), ocr.find_ink(page.image)
+    rough = truth + torch.randint(-2, 3, truth.shape, generator=seeded())
+    before, after = (len(ocr.matches(boxes, truth, overlap=0.85)) for boxes in (rough, ocr.snap(rough, ink)))
+    assert after > 0.7 * len(truth) and before < 0.3 * len(truth)
+    empty = torch.tensor([[600, 5, 620, 15]])
+    assert torch.equal(ocr.snap(empty, ink), empty) and ocr.snap(truth[:0], ink).shape == (0, 4)
+
+
 class Oracle(torch.nn.Module):
     """A detector that knows the cores."""
 
@@ -564,8 +574,10 @@ WITHOUT_CASE = {
     "fuse_context": "called by from_transformers",
     "grown": "takes any boxes",
     "matches": "takes any boxes",
+    "nearest": "called by snap",
     "otsu": "takes any numbers",
     "shrunk": "takes any boxes",
+    "snap": "takes boxes and ink of one page",
     "spans": "takes any profile",
     "turn_around": "called by CTCLoss",
     "words_by_components": "takes a mask, which components checks",
