@@ -1,4 +1,4 @@
-"""Tesseract beside our readers: what is asked of it, what comes back, and one clear line where it is missing."""
+"""Tesseract beside our readers: what is asked of it, what comes back, one clear line where it is missing."""
 
 from __future__ import annotations
 
