@@ -235,8 +235,12 @@ def _names(rng: random.Random, split: str, n: int, *, ordered: bool) -> tuple[st
         dimension, names = rng.choice([pair for pair in SEQUENCES if len(pair[1]) >= n])
         start = rng.randint(0, len(names) - n)
         return dimension, list(names[start : start + n])
-    words = [word for word in typeset.lexicon(split) if len(word) < 9]
+    words = _short(split)
     return rng.choice(("group", "team", "type", "place")), [w.capitalize() for w in rng.sample(words, n)]
+
+
+def _short(split: str) -> list[str]:
+    return [word for word in typeset.lexicon(split) if len(word) < 9]
 
 
 def _values(rng: random.Random, kind: str, rows: int, n: int, unit: str) -> tuple[tuple[float, ...], ...]:
@@ -523,12 +527,22 @@ def _about_text(c: Chart) -> list[Question]:
     found = [Question("what is the title?", c.title, "text", "title")]
     if c.kind not in ("pie", "table") and c.unit:
         found.append(Question(f"in what unit is {c.measure.lower()} given?", c.unit, "text", "unit"))
-    kind = "category"
-    for name in c.categories:
-        found.append(Question(f"is there a {c.dimension} called {name}?", "yes", "text", kind))
-    absent = next(n for n in ("Zebra", "Quartz", "Jigsaw") if n not in (*c.categories, *c.series))
-    found.append(Question(f"is there a {c.dimension} called {absent}?", "no", "text", kind))
+    for name, other in zip(c.categories, _absent(c), strict=True):  # as many yes as no
+        found.append(Question(f"is there a {c.dimension} called {name}?", "yes", "text", "category"))
+        found.append(Question(f"is there a {c.dimension} called {other}?", "no", "text", "category"))
     return found
+
+
+def _absent(c: Chart) -> list[str]:
+    """As many names as there are categories, of the same sort and none of them on the chart."""
+    written = {*c.categories, *c.series, *c.title.split()}
+    sort = next((names for _, names in SEQUENCES if c.categories[0] in names), None)
+    if sort is None:
+        split = next((s for s in typeset.SPLITS if c.categories[0].lower() in _short(s)), "train")
+        sort = [word.capitalize() for word in _short(split)]
+    names = [name for name in sort if name not in written] or [f"No {c.categories[0]}"]
+    start = sum(map(ord, c.title + c.categories[0])) * 7919  # the same for the same chart
+    return [names[(start + i) % len(names)] for i in range(len(c.categories))]
 
 
 def _about_layout(c: Chart) -> list[Question]:
