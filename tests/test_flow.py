@@ -389,6 +389,33 @@ def test_schedules_by_hand_and_from_the_library_agree():
     assert once == pytest.approx(0.0029940, rel=1e-4) and twice == pytest.approx(0.0089286, rel=1e-4)
 
 
+@pytest.mark.parametrize("options", [{}, {"shift": 3.0}, {"shift": 0.6, "num_train_timesteps": 50}])
+@pytest.mark.parametrize("kind", ["Euler", "Heun"])
+def test_schedulers_agree_in_double_precision_and_single_stays_near_it(kind, options):
+    """The library's own code in float64, with its levels. In float32 its Heun step loses digits, ours not."""
+    import diffusers
+    from parity.flow import field, noise_and_weights, their_states
+    from test_diffusion import precision
+
+    name = f"FlowMatch{kind}DiscreteScheduler"
+    inputs = noise_and_weights()()
+    noise, weight = (v.double() for v in inputs)
+    for steps in (1, 2, 7, 25):
+        with precision(name, torch.float64):
+            library = getattr(diffusers, name)(**options)
+            theirs = their_states(steps, library, noise, weight)
+        levels = library.sigmas
+        if kind == "Heun":  # which names every level but the first and the last twice
+            levels = torch.cat([levels[:1], levels[1:-1:2], levels[-1:]])
+        ours = flow.from_diffusers(library)
+        assert theirs.dtype == levels.dtype == torch.float64
+        torch.testing.assert_close(ours.sigmas(steps).double(), levels, atol=6e-8, rtol=0)
+        states = flow.solve(field(weight), noise, levels, method=ours.solver, every=True)
+        torch.testing.assert_close(states, theirs, atol=1e-10, rtol=0)
+        single = ours.sample(field(inputs[1]), inputs[0], steps, every=True)
+        torch.testing.assert_close(single.double(), theirs, atol=3e-6, rtol=0)
+
+
 def test_a_shift_set_later_is_read_too():
     diffusers = pytest.importorskip("diffusers")
     theirs = diffusers.FlowMatchEulerDiscreteScheduler(shift=3.0)
