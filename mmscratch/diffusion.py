@@ -101,7 +101,9 @@ def check_timesteps(t: Tensor | int, timesteps: int, lowest: int = 0) -> None:
 
 def check_finite(x: Tensor, t: int, what: str = "samples") -> Tensor:
     """x as it came; ValueError when a number in it is NaN or infinite."""
-    if not math.isfinite(x.sum()) and not torch.isfinite(x).all():  # a sum is quick, but may overflow
+    if (
+        not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all()
+    ):  # a sum is quick, but may overflow
         raise ValueError(f"expected finite {what}, got nan or infinity at timestep {t}")
     return x
 
