@@ -249,7 +249,7 @@ def resolution_shift(
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half precision as float32, in which a step is computed; its state is rounded back, as the library does."""
+    """Half precision as float32, in which each step is computed; the state is rounded back after it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
