@@ -109,7 +109,7 @@ def check_finite(x: Tensor, t: int, what: str = "samples") -> Tensor:
 
 
 def make_alphas(name: str, timesteps: int, *, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    """Alpha-bar of each timestep, (T,) in float64: the share of variance that is still picture.
+    """Alpha-bar of each timestep, (T,) in float64: the factor on the variance of the picture.
 
     "linear": betas from `start` to `end` (Ho et al. 2020, sec. 4). "scaled_linear": their square roots
     (Rombach et al. 2022). "cosine": alpha-bar itself, no beta over 0.999 (Nichol & Dhariwal 2021, eq. 17).
