@@ -81,18 +81,19 @@ def advance(emitted: Tensor, states: Tensor, blank: int) -> Tensor:
     emitted (T, B, L): log probability of state s at frame t; states (B, L) from `extend` -> (T, B, L).
     """
     T, B, L = emitted.shape
+    emitted = emitted.transpose(1, 2).contiguous()  # (T, L, B): a shift along the states is one block
     skip = torch.full_like(emitted[0], -math.inf)  # 0 where a path may jump over a blank
     jumps = (states[:, 2:] != blank) & (states[:, 2:] != states[:, :-2])
-    skip[:, 2:][jumps] = 0.0
-    alpha = emitted.new_full((T, B, L + 2), -math.inf)  # two states that are never reached, to the left
-    alpha[0, :, 2:4] = emitted[0, :, :2]
+    skip[2:][jumps.T] = 0.0
+    alpha = emitted.new_full((T, L + 2, B), -math.inf)  # two states that are never reached, before all
+    alpha[0, 2:4] = emitted[0, :2]
     two = torch.empty_like(skip)
     for t in range(1, T):
-        a, new = alpha[t - 1], alpha[t, :, 2:]
-        torch.logaddexp(a[:, 2:], a[:, 1:-1], out=new)  # stay, or one state on
-        torch.logaddexp(new, torch.add(a[:, :-2], skip, out=two), out=new)  # or two
+        a, new = alpha[t - 1], alpha[t, 2:]
+        torch.logaddexp(a[2:], a[1:-1], out=new)  # stay, or one state on
+        torch.logaddexp(new, torch.add(a[:-2], skip, out=two), out=new)  # or two
         new += emitted[t]
-    return alpha[..., 2:]
+    return alpha[:, 2:].transpose(1, 2)
 
 
 def turn_around(x: Tensor, lengths: Tensor, dim: int) -> Tensor:
