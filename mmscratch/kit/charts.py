@@ -60,6 +60,23 @@ SEQUENCES = (
 )
 
 
+TEMPLATES = (  # every word of a question that is neither a name nor in the tables above
+    "rows what is the title in unit given there a called yes no which first last row heads column of "
+    "numbers furthest left right directly listed legend has tallest shortest highest lowest largest "
+    "smallest bar point slice cell value colour does line end higher than it starts do lines and cross "
+    "for sum by how much differ many values are above group team type place"
+)
+
+
+def shared_words() -> list[str]:
+    """Words that charts and questions share, lower case: all but names from the lexicon, and numbers."""
+    measures = [word for pair in MEASURES for word in pair if word]
+    dates = [word for dimension, names in SEQUENCES for word in (dimension, *names)]
+    years = map(str, range(1995, 2031))
+    words = [*TEMPLATES.split(), *COLOURS, *measures, *dates, *years]
+    return list(dict.fromkeys(word.casefold() for word in words))
+
+
 @dataclass(frozen=True)
 class Style:
     """How a chart looks; drawn at random by `sample`."""
