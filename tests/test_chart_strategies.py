@@ -210,8 +210,9 @@ def test_a_picture_without_words_is_answered():
 def test_pixels_are_padded_to_patches():
     image = torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8)
     x = to_pixels([image, image])
-    assert x.shape == (2, 3, 256, 320) and x[:, :, 240:].abs().max() == 0
-    torch.testing.assert_close((x[0, :, :240] + 1) * 127.5, image.float())
+    assert x.shape == (2, 3, 128, 160) and x[:, :, 120:].abs().max() == 0
+    mean = image[:, 2:4, 6:8].float().mean((1, 2))
+    torch.testing.assert_close((x[0, :, 1, 3] + 1) * 127.5, mean)
 
 
 # -- deciding
