@@ -148,36 +148,6 @@ class CTCLoss(torch.autograd.Function):
         return slope.mul_(grad[:, None]).masked_fill_(late[..., None], 0.0), None, None, None, None
 
 
-def ctc_loss(
-    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequence[int],
-    target_lengths: Tensor | Sequence[int], blank: int = 0, reduction: str = "mean",
-    zero_infinity: bool = False,
-) -> Tensor:  # fmt: skip
-    """-log p(targets | log_probs), summed over all alignments (Graves et al. 2006), in nats.
-
-    Arguments and result as those of `F.ctc_loss`. log_probs (T, B, C) from log_softmax, or (T, C) for one
-    text; targets (B, S), or all in a row (sum of target_lengths,). "mean" divides each loss by its target's
-    length, then averages. A text that needs more frames than there are costs infinity, or nothing where
-    `zero_infinity`. The gradient is, as the library's, the one that `log_softmax` in front makes true.
-    """
-    pick("reduction", reduction, ("none", "mean", "sum"))
-    alone = log_probs.ndim == 2
-    if alone:
-        log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
-    where = log_probs.device
-    frames = torch.as_tensor(input_lengths, device=where).reshape(-1).long()
-    lengths = torch.as_tensor(target_lengths, device=where).reshape(-1).long()
-    check_ctc(log_probs, targets, frames, lengths, blank)
-    loss = CTCLoss.apply(log_probs, extend(targets, lengths, blank), frames, lengths, blank)  # (B,)
-    if zero_infinity:
-        loss = torch.where(loss == math.inf, 0.0, loss)
-    if reduction == "mean":
-        return (loss / lengths.clamp(min=1)).mean()
-    if reduction == "sum":
-        return loss.sum()
-    return loss[0] if alone else loss
-
-
 def check_ctc(
     log_probs: Tensor, targets: Tensor, input_lengths: Tensor, target_lengths: Tensor, blank: int
 ) -> None:
@@ -209,6 +179,36 @@ def check_ctc(
         used = targets[torch.arange(targets.shape[1], device=targets.device) < target_lengths[:, None]]
     if (odd := used[(used < 0) | (used >= C) | (used == blank)]).numel():
         raise ValueError(f"expected targets among 0..{C - 1} and not the blank {blank}, got {odd[0]}")
+
+
+def ctc_loss(
+    log_probs: Tensor, targets: Tensor, input_lengths: Tensor | Sequence[int],
+    target_lengths: Tensor | Sequence[int], blank: int = 0, reduction: str = "mean",
+    zero_infinity: bool = False,
+) -> Tensor:  # fmt: skip
+    """-log p(targets | log_probs), summed over all alignments (Graves et al. 2006), in nats.
+
+    Arguments and result as those of `F.ctc_loss`. log_probs (T, B, C) from log_softmax, or (T, C) for one
+    text; targets (B, S), or all in a row (sum of target_lengths,). "mean" divides each loss by its target's
+    length, then averages. A text that needs more frames than there are costs infinity, or nothing where
+    `zero_infinity`. The gradient is, as the library's, the one that `log_softmax` in front makes true.
+    """
+    pick("reduction", reduction, ("none", "mean", "sum"))
+    alone = log_probs.ndim == 2
+    if alone:
+        log_probs, targets = log_probs[:, None], targets.reshape(1, -1)
+    where = log_probs.device
+    frames = torch.as_tensor(input_lengths, device=where).reshape(-1).long()
+    lengths = torch.as_tensor(target_lengths, device=where).reshape(-1).long()
+    check_ctc(log_probs, targets, frames, lengths, blank)
+    loss = CTCLoss.apply(log_probs, extend(targets, lengths, blank), frames, lengths, blank)  # (B,)
+    if zero_infinity:
+        loss = torch.where(loss == math.inf, 0.0, loss)
+    if reduction == "mean":
+        return (loss / lengths.clamp(min=1)).mean()
+    if reduction == "sum":
+        return loss.sum()
+    return loss[0] if alone else loss
 
 
 def collapse(path: Iterable[int], blank: int = 0) -> list[int]:
@@ -791,14 +791,9 @@ def read_words(
 
 
 def read_page(
-    detector: nn.Module,
-    model: CRNN,
-    alphabet: Alphabet,
-    page: Tensor,
-    *,
-    margin: int = 1,
+    detector: nn.Module, model: CRNN, alphabet: Alphabet, page: Tensor, *, margin: int = 1,
     threshold: float = 0.5,
-) -> list[Reading]:
+) -> list[Reading]:  # fmt: skip
     """Words of a page (3, H, W), uint8, in reading order: detect, order, cut out, recognise."""
     boxes = snap(detect(detector, page, threshold=threshold), find_ink(page))
     lines = reading_lines(boxes)
