@@ -27,13 +27,13 @@ from mmscratch.clip import ImageTower
 from mmscratch.llava import IGNORE, Batch, LLaVA, Projector
 from mmscratch.ocr import Reading
 from mmscratch.transformer import Transformer, check_type, pick, rope, rotate, sinusoidal, small_reader
-from mmscratch.vit import conv_stem
 
 __all__ = [
     "Endpoint",
     "Item",
     "LONGEST",
     "NUMBER",
+    "PaletteStem",
     "Reply",
     "SPECIAL",
     "STRATEGIES",
@@ -246,9 +246,36 @@ def to_pixels(images: Sequence[Tensor]) -> Tensor:
     return F.pad(halved / 127.5 - 1, (0, 0, 0, 8))
 
 
-def small_chart_reader(vocabulary: Vocabulary) -> LLaVA:
-    """Lesson 14's model for charts: 80 picture tokens of 16 x 16 pixels, three blocks of language model."""
-    stem = conv_stem([16, 32, 64, 128], dim=128)
+class PaletteStem(nn.Module):
+    """Patches of 16 x 16 as shares of named colours: (B, 3, H, W) from -1 to 1 -> (B, N, D).
+
+    palette (K, 3): colours from -1 to 1. How near each pixel is to each colour, and how dark it is, averaged
+    over cells of 4 x 4 pixels; 16 cells make a token.
+    """
+
+    def __init__(self, palette: Tensor, dim: int):
+        super().__init__()
+        self.register_buffer("palette", palette.clone())
+        self.linear = nn.Linear(16 * (len(palette) + 1), dim)
+
+    def forward(self, images: Tensor) -> Tensor:
+        with torch.no_grad():
+            crossed = torch.einsum("bchw,kc->bkhw", images, self.palette)
+            own, named = images.square().sum(1, keepdim=True), self.palette.square().sum(1)[:, None, None]
+            near = ((2 * crossed - own - named) / 0.15).exp()  # (B, K, H, W), 1 where the colours are equal
+            maps = torch.cat([near, images.mean(1, keepdim=True)], dim=1)
+            cells = F.unfold(F.avg_pool2d(maps, 4), 4, stride=4).mT  # (B, N, 16 (K + 1))
+        return self.linear(cells)
+
+
+def small_chart_reader(vocabulary: Vocabulary, palette: Tensor) -> LLaVA:
+    """Lesson 14's model for charts: 80 picture tokens of 16 x 16 pixels, three blocks of language model.
+
+    palette (K, 3) from -1 to 1: the colours that the tower is given names for.
+    """
+    if palette.ndim != 2 or palette.shape[1] != 3:
+        raise ValueError(f"expected a palette (K, 3), got {tuple(palette.shape)}")
+    stem = PaletteStem(palette, 128)
     shape = dict(patch_size=16, dim=128, depth=2, num_heads=4, mlp_dim=336, class_token=False)
     tower = ImageTower((128, 160), embed_dim=None, stem=stem, pooling="mean", **shape)
     language = small_reader(len(vocabulary), max_positions=320, qkv_bias=True)

@@ -22,6 +22,7 @@ from mmscratch.chart_strategies import (
     WORDS,
     Endpoint,
     Item,
+    PaletteStem,
     Slots,
     Vocabulary,
     answers,
@@ -45,6 +46,7 @@ from mmscratch.chart_strategies import (
 from mmscratch.kit import charts
 
 V = Vocabulary(charts.shared_words())
+PALETTE = torch.tensor(list(charts.COLOURS.values())) / 127.5 - 1
 
 
 def slots(seed: int = 0) -> Slots:
@@ -146,7 +148,7 @@ def test_long_text_is_cut_and_no_text_is_a_sign_alone():
 
 def test_packed_questions_do_not_see_one_another():
     torch.manual_seed(0)
-    model = small_chart_reader(V).eval()
+    model = small_chart_reader(V, PALETTE).eval()
     seen = [context(slots(), "text", text="Tea 31\nMilk 54"), context(slots(), "text", text="Tea 7")]
     turn = [([5, 30, 31], [40, 1]), ([5, 32], [41, 1]), ([5, 33, 34, 35], [42, 1])]
     together = pack(seen, [turn, turn[:1]])
@@ -171,7 +173,7 @@ def test_only_answers_are_labelled():
 
 def test_the_start_looks_up():
     torch.manual_seed(0)
-    model = small_chart_reader(V).eval()
+    model = small_chart_reader(V, PALETTE).eval()
     start_copying(model.language, V)
     ids = torch.randperm(64)[:20] + V.first_slot
     with torch.no_grad():
@@ -185,7 +187,7 @@ def test_the_start_looks_up():
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "nothing"])
 def test_answers_do_not_depend_on_the_batch(strategy):
     torch.manual_seed(1)
-    model = small_chart_reader(V).eval()
+    model = small_chart_reader(V, PALETTE).eval()
     some = charts.sample(3, generator=torch.Generator().manual_seed(3), split="test")
     items = [Item(c.image, c.title, [q.text for q in charts.all_questions(c)[:4]], c.table()) for c in some]
     together = answers(model, V, items, strategy)
@@ -203,7 +205,7 @@ def test_a_picture_without_words_is_answered():
         detector.join[-1].bias.fill_(-30.0)
     text = plain(read_page(detector, CRNN(3).eval(), Alphabet("ab"), blank))
     assert text == ""
-    model = small_chart_reader(V).eval()
+    model = small_chart_reader(V, PALETTE).eval()
     assert len(answers(model, V, [Item(blank, text, ["what is the title?"])], "both")[0]) == 1
 
 
@@ -213,6 +215,17 @@ def test_pixels_are_padded_to_patches():
     assert x.shape == (2, 3, 128, 160) and x[:, :, 120:].abs().max() == 0
     mean = image[:, 2:4, 6:8].float().mean((1, 2))
     torch.testing.assert_close((x[0, :, 1, 3] + 1) * 127.5, mean)
+
+
+def test_the_stem_knows_the_colours_it_was_given():
+    stem = PaletteStem(PALETTE, 8)
+    stem.linear = torch.nn.Identity()
+    blue = list(charts.COLOURS).index("blue")
+    cells = stem(PALETTE[blue][None, :, None, None].expand(1, 3, 32, 48))  # (1, 2 x 3, 9 x 16)
+    assert cells.shape == (1, 6, 144)
+    shares = cells[0, 0].view(9, 16)
+    torch.testing.assert_close(shares[blue], torch.ones(16))
+    assert shares[:8].mean(1).argsort()[-1] == blue and shares[:8].mean(1).sort().values[-2] < 0.5
 
 
 # -- deciding
@@ -385,7 +398,7 @@ import json, random, sys, torch
 from mmscratch.chart_strategies import *
 V = Vocabulary(["what", "is"])
 S = Slots(V, random.Random(0))
-M = small_chart_reader(V)
+M = small_chart_reader(V, torch.zeros(8, 3))
 grey = torch.zeros(3, 240, 320, dtype=torch.uint8)
 """
 
@@ -404,6 +417,9 @@ CASES = {
     "to_pixels": {
         "to_pixels([])": "ValueError: expected pictures (3, 240, 320), got none",
         "to_pixels([grey[:, :9]])": "ValueError: expected pictures (3, 240, 320), got [(3, 9, 320)]",
+    },
+    "small_chart_reader": {
+        "small_chart_reader(V, torch.zeros(8))": "ValueError: expected a palette (K, 3), got (8,)"
     },
     "answers": {
         "answers(M, V, [Item(grey[:1], '', ['a'])], 'image')": "ValueError: expected pictures",
@@ -453,7 +469,7 @@ WITHOUT_CASE = {
     "gini": "takes any counts",
     "one_letter_apart": "takes any two texts",
     "plain": "takes what read_page returns",
-    "small_chart_reader": "takes a vocabulary",
+    "PaletteStem": "built by small_chart_reader, which checks",
     "start_copying": "takes the language model of small_chart_reader",
 }
 
