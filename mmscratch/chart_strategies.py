@@ -405,14 +405,18 @@ class Tree(nn.Module):
         for name, table in tables.items():
             kind = torch.long if name in ("feature", "left", "right") else torch.float64
             self.register_buffer(name, torch.as_tensor(table).to(kind))
+        self.depth, level = 0, torch.zeros(1, dtype=torch.long)
+        while len(level := level[self.feature[level] >= 0]):
+            level = torch.cat([self.left[level], self.right[level]])
+            self.depth += 1
 
     def forward(self, x: Tensor) -> Tensor:
         at = torch.zeros(len(x), dtype=torch.long)
-        while (inner := self.feature[at] >= 0).any():
-            rows = inner.nonzero().flatten()
-            node = at[rows]
-            down = x[rows, self.feature[node]] <= self.threshold[node]
-            at[rows] = torch.where(down, self.left[node], self.right[node])
+        for _ in range(self.depth):
+            feature = self.feature[at]
+            down = x.gather(1, feature.clamp(min=0)[:, None])[:, 0] <= self.threshold[at]
+            after = torch.where(down, self.left[at], self.right[at])
+            at = torch.where(feature < 0, at, after)  # a leaf stays
         return self.value[at]
 
     def rule(self, features: Sequence[str], classes: Sequence[str], node: int = 0, depth: int = 0) -> str:
