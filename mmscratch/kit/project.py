@@ -67,6 +67,16 @@ class Part:
     lessons: tuple[Lesson, ...]
 
 
+@dataclass(frozen=True)
+class LearningPath:
+    """An order in which to read some lessons for a purpose. `whole`: it is the book itself."""
+
+    title: str
+    promise: str
+    lessons: tuple[Lesson, ...]
+    whole: bool
+
+
 @functools.cache
 def root() -> Path | None:
     """The checkout this package was imported from, or None where only the package is installed."""
@@ -248,6 +258,29 @@ def parts(tree: Path | None = None) -> list[Part]:
 def lessons(tree: Path | None = None) -> list[Lesson]:
     """All lessons of the book in order, written and planned. Raises as `parts` does."""
     return [lesson for part in parts(tree) for lesson in part.lessons]
+
+
+def paths(tree: Path | None = None) -> list[LearningPath]:
+    """The learning paths of `book/lessons.yml`. Raises ValueError for one without title, promise or lessons,
+    for a lesson that is not in the book, and for lessons that do not stand in order."""
+    import yaml
+
+    tree = tree or require_root()
+    index = tree / "book" / "lessons.yml"
+    by_number = {lesson.number: lesson for lesson in lessons(tree)}
+    result = []
+    for entry in yaml.safe_load(index.read_text(encoding="utf-8")).get("paths", ()):
+        if entry.keys() != {"title", "promise", "lessons"}:
+            raise ValueError(f"{index.name}: a path has title, promise and lessons, got {sorted(entry)}")
+        whole = entry["lessons"] == "all"
+        numbers = list(by_number) if whole else entry["lessons"]
+        if unknown := [number for number in numbers if number not in by_number]:
+            raise ValueError(f"{index.name}: path {entry['title']!r}: no lesson {unknown}")
+        if numbers != sorted(set(numbers)) or not numbers:
+            raise ValueError(f"{index.name}: path {entry['title']!r}: lessons out of order: {numbers}")
+        chosen = tuple(by_number[number] for number in numbers)
+        result.append(LearningPath(entry["title"], entry["promise"], chosen, whole))
+    return result
 
 
 class Refused(ValueError):

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import base64
+import functools
+import hashlib
+import html
+import posixpath
 import re
 import struct
 from pathlib import Path
 from typing import Any
 
+import myst_nb
 import vl_convert
 from docutils import nodes
 from sphinx.application import Sphinx
@@ -16,28 +22,33 @@ from mmscratch.kit import project
 from .outputs import VEGALITE_VERSION
 from .source import term_slug
 
-# name or content of a script -> what a page must contain to need it; other scripts always stay
-NEEDED_BY = {
-    "tex-chtml-full.js": 'class="math',
-    "window.MathJax": 'class="math',
-    "toggleHint": 'class="toggle',
-    "toggleOpenOnPrint": 'class="toggle',
-    "togglebuttonSelector": 'class="toggle',
-    "design-tabs.js": "sd-tab-",
-    "togglebutton.js": 'class="toggle',
-    "clipboard.min.js": 'class="highlight',
-    "copybutton.js": 'class="highlight',
-}
-# the theme's and Jupyter Book's live code in a rented kernel, which needs other servers
-NEVER = ("thebe", "THEBE", "sphinx-thebe")
-STYLES_NEEDED_BY = {
-    "sphinx-thebe.css": "\0",
-    "togglebutton.css": 'class="toggle',
-    "copybutton.css": 'class="highlight',
-    "sphinx-design.min.css": "sd-",
-    "mystnb": 'class="cell',
-    "pygments.css": 'class="highlight',
-}
+# Every page loads these, joined into one file each. Order matters: later style sheets win, later scripts use
+# what earlier ones define. Paths are those in `_static`.
+STYLES = (
+    "basic.css",
+    "styles/pydata-sphinx-theme.css",
+    "pygments.css",
+    "styles/sphinx-book-theme.css",
+    "copybutton.css",
+    "sphinx-design.min.css",
+    "mystnb.css",
+    "course.css",
+)
+SCRIPTS = (
+    "documentation_options.js",
+    "doctools.js",
+    "sphinx_highlight.js",
+    "clipboard.min.js",
+    "copybutton.js",
+    "scripts/bootstrap.js",
+    "scripts/pydata-sphinx-theme.js",
+    "scripts/sphinx-book-theme.js",
+    "course.js",
+    "quiz.js",
+    "progress.js",
+)
+_URL = re.compile(r"url\((['\"]?)(?!data:|#|['\"])([^)'\"]+)\1\)")
+# Jupyter Book's live code in a rented kernel, which needs other servers
 _THEBE = re.compile(
     r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>', re.S
 )
@@ -45,30 +56,90 @@ _EXPORTED = re.compile(r'<div class="(cell tag_export[^"]*)"')
 _IMAGE = re.compile(r'<img (?P<rest>[^>]*?)src="(?P<src>[^"]+)"(?P<more>[^>]*?)/?>')
 
 
-def _name(asset: Any) -> str:
-    return str(getattr(asset, "filename", asset) or "")
+def _source(static: Path, name: str) -> Path:
+    """Where a part lies. MyST-NB's own style sheet reaches `_static` only after the pages are written."""
+    path = Path(myst_nb.__file__).with_name("static") / name if name == "mystnb.css" else static / name
+    if not path.is_file():
+        raise FileNotFoundError(f"{name} is no longer part of the theme; mend the lists in {__file__}")
+    return path
 
 
-def _wanted(asset: Any, body: str, rules: dict[str, str]) -> bool:
-    text = _name(asset) + str(getattr(asset, "attributes", {}).get("body", ""))
-    if any(mark in text for mark in NEVER):
-        return False
-    return all(mark in body for name, mark in rules.items() if name in text)
+def _style(static: Path, name: str) -> str:
+    """A style sheet as a part of one that lies in `static`: what it refers to is found from there."""
+    text = re.sub(r"/\*.*?\*/", "", _source(static, name).read_text(encoding="utf-8"), flags=re.S)
+    text = text.replace('@charset "UTF-8";', "")
+    # the fonts of icons are there as woff2, which every browser of the last ten years reads
+    text = re.sub(r",url\([^)]+\.ttf\) format\(\"truetype\"\)", "", text)
+    folder = posixpath.dirname(name)
+    return _URL.sub(lambda m: f"url({posixpath.normpath(posixpath.join(folder, m[2]))})", text)
+
+
+def _script(static: Path, name: str) -> str:
+    text = _source(static, name).read_text(encoding="utf-8")
+    return re.sub(r"^//# sourceMappingURL=.*$", "", text, flags=re.M) + "\n;"
+
+
+def join_files(app: Sphinx) -> tuple[str, str]:
+    """Write `_static/book.css` and `_static/book.js`, once a build, and return a short hash of each."""
+    if (hashes := getattr(app.env, "book_files", None)) is None:
+        static = Path(app.outdir, "_static")
+        style = "\n".join(_style(static, name) for name in STYLES)
+        script = "\n".join(_script(static, name) for name in SCRIPTS)
+        for name, text in (("book.css", style), ("book.js", script)):
+            (static / name).write_text(text, encoding="utf-8")
+        hashes = tuple(hashlib.sha256(text.encode()).hexdigest()[:8] for text in (style, script))
+        app.env.book_files = hashes
+    return hashes
+
+
+def forget_files(app: Sphinx, env: Any, docnames: list[str]) -> None:
+    """`env-before-read-docs`: a new build joins anew."""
+    env.book_files = None
+
+
+@functools.cache
+def early_script(app_source: Path) -> str:
+    """What runs before the page is drawn; it stands in the page, and the security policy names its hash."""
+    return (app_source / "book" / "_templates" / "early.js").read_text(encoding="utf-8").strip()
+
+
+def security_policy(script: str) -> str:
+    """What a page may load and run: its own site's files, and the one inline script that is `script`.
+
+    Styles may stand in the page, as Vega-Lite and Sphinx write some; pictures and sounds may too.
+    """
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return "; ".join(
+        (
+            "default-src 'none'",
+            f"script-src 'self' 'sha256-{digest}'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data:",
+            "media-src 'self' data:",
+            "font-src 'self'",
+            "connect-src 'self'",
+            "form-action 'self'",
+            "base-uri 'none'",
+        )
+    )
 
 
 def tidy_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
-    """`html-page-context`: drop what the page does not use, mend what screen readers stumble over."""
-    body = context.get("body", "")
-    context["script_files"] = [asset for asset in context["script_files"] if _wanted(asset, body, NEEDED_BY)]
-    context["css_files"] = [asset for asset in context["css_files"] if _wanted(asset, body, STYLES_NEEDED_BY)]
-    if 'class="math' in body and not any("tex-chtml" in _name(asset) for asset in context["script_files"]):
-        app.add_js_file(app.config.mathjax_path, loading_method="defer")  # mathematics in a quiz only
-    if body:
-        context["body"] = _mended(app, body)
+    """`html-page-context`: one style sheet, one script, and mend what screen readers stumble over."""
+    context["book_css"], context["book_js"] = join_files(app)
+    context["early_script"] = script = early_script(Path(app.srcdir))
+    policy = html.escape(security_policy(script), quote=True).replace("&#x27;", "'")
+    context["metatags"] = (
+        f'\n<meta http-equiv="Content-Security-Policy" content="{policy}" />\n'
+        '<meta name="referrer" content="strict-origin-when-cross-origin" />\n' + context.get("metatags", "")
+    )
+    if body := context.get("body", ""):
+        body = _mended(app, body)
         if pagename.startswith("notebooks/"):
             name = pagename.removeprefix("notebooks/")
             module = next(each.module for each in project.lessons(Path(app.srcdir)) if each.name == name)
-            context["body"] = _EXPORTED.sub(rf'<div data-module="{module}" class="\1"', context["body"])
+            body = _EXPORTED.sub(rf'<div data-module="{module}" class="\1"', body)
+        context["body"] = body
     context["use_thebe"] = False
 
 
@@ -149,6 +220,7 @@ def copy_vega(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("doctree-read", lower_case_anchors)
+    app.connect("env-before-read-docs", forget_files)
     app.connect("env-get-updated", number_figures_by_page, priority=900)
     # after all others have said what they want to load
     app.connect("html-page-context", tidy_page, priority=900)

@@ -42,11 +42,14 @@ class LessonGrid(SphinxDirective):
         section += nodes.title(title, title)
         written = sum(lesson.written for lesson in part.lessons)
         tagline = f"{part.tagline}. {written} of {len(part.lessons)} lessons written."
+        done = (
+            f'<span class="progress-ui pst-js-only"><span data-part-count>0</span> / {len(part.lessons)} done.</span>'
+        )
         if part.page:
             target = f"{self.uri(part.page.removesuffix('.md'))}"
-            tagline_html = f'{html.escape(tagline)} <a href="{target}">About this part</a>'
+            tagline_html = f'{html.escape(tagline)} {done} <a href="{target}">About this part</a>'
         else:
-            tagline_html = html.escape(tagline)
+            tagline_html = f"{html.escape(tagline)} {done}"
         section += nodes.raw("", f'<p class="part-tagline">{tagline_html}</p>', format="html")
         section += self.cards(part.lessons)
         return [section]
