@@ -77,6 +77,6 @@
 
   document.addEventListener("DOMContentLoaded", () => {
     mendTheme();
-    watchFigures();
   });
+  window.addEventListener("load", watchFigures); // the page itself comes first
 })();

@@ -9,6 +9,7 @@ a page has beyond that is added here, at build time:
 - `directives`: the grid of lessons and the parity ledger;
 - `landing`: learning paths, the reader's progress, a living figure, measured times;
 - `concepts`: entries of the glossary with the lesson that builds them;
+- `sharing`: cards, structured data and the feed of changes;
 - `assets`: what a page loads, which is little and all from the site itself.
 """
 
@@ -22,7 +23,7 @@ from sphinx.config import Config
 
 from mmscratch.kit import project
 
-from . import assets, concepts, directives, landing, mathematics, outputs, source
+from . import assets, concepts, directives, landing, mathematics, outputs, sharing, source
 
 
 def use_project_addresses(app: Sphinx, config: Config) -> None:
@@ -44,5 +45,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     directives.setup(app)
     landing.setup(app)
     concepts.setup(app)
+    sharing.setup(app)
     assets.setup(app)
     return {"version": project.package_version(), "parallel_read_safe": True, "parallel_write_safe": True}

@@ -66,7 +66,7 @@ class LearningPaths(LessonDirective):
             items = "".join(f"<li>{self.titled(lesson)}</li>" for lesson in path.lessons)
             steps = f'<ol class="path-steps">{items}</ol>'
         return (
-            f'<li class="path"><p class="path-title">{html.escape(path.title)}</p>'
+            f'<li class="path{" is-whole" * path.whole}"><p class="path-title">{html.escape(path.title)}</p>'
             f"<p>{inline(path.promise)}</p>"
             f'<p class="path-facts">{facts}</p>{steps}</li>'
         )
@@ -116,7 +116,7 @@ class LessonFigure(LessonDirective):
         source = self.uri("index").rsplit("#")[0].removesuffix("index.html") + f"_images/{file}"
         return raw(
             f'<figure class="align-default live"><div class="live-figure docutils container '
-            f'has-{controls(spec)}-controls"><img class="live-picture" src="{source}" width="{width}" '
+            f'has-{controls(spec)}-controls"><img class="live-picture" fetchpriority="high" loading="eager" src="{source}" width="{width}" '
             f'height="{height}" alt="{html.escape(spec["description"])}">{specification(spec)}</div>'
             f"<figcaption><p>{inline(caption)} From lesson {self.titled(lesson)}.</p></figcaption></figure>"
         )
