@@ -64,7 +64,7 @@ class LearningPaths(LessonDirective):
             steps = '<p class="path-steps"><a href="#the-lessons">All of them, in order</a></p>'
         else:
             items = "".join(f"<li>{self.titled(lesson)}</li>" for lesson in path.lessons)
-            steps = f'<ol class="path-steps">{items}</ol>'
+            steps = f'<details class="path-steps"><summary>Its lessons</summary><ol>{items}</ol></details>'
         return (
             f'<li class="path{" is-whole" * path.whole}"><p class="path-title">{html.escape(path.title)}</p>'
             f"<p>{inline(path.promise)}</p>"

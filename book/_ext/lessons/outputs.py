@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import re
 from functools import lru_cache
@@ -74,7 +73,9 @@ def _markdown() -> MarkdownIt:
     parser = MarkdownIt("commonmark", {"html": False}).use(dollarmath_plugin)
     parser.add_render_rule(
         "math_inline",
-        lambda self, tokens, index, options, env: f'<span class="math">{mathml(tokens[index].content)}</span>',
+        lambda self, tokens, index, options, env: (
+            f'<span class="math">{mathml(tokens[index].content)}</span>'
+        ),
     )
     return parser
 

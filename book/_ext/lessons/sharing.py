@@ -73,7 +73,11 @@ def structured_data(tree: Path, pagename: str) -> dict[str, Any] | None:
             "description": "Multimodal models built from scratch in PyTorch, one executable notebook a lesson.",
             "inLanguage": "en",
             "isAccessibleForFree": True,
-            "provider": {"@type": "Organization", "name": "The authors of Multimodal from Scratch", "url": site},
+            "provider": {
+                "@type": "Organization",
+                "name": "The authors of Multimodal from Scratch",
+                "url": site,
+            },
             "hasPart": [_resource(lesson) for lesson in lessons.values() if lesson.written],
         }
     if name in lessons and pagename != name:
@@ -115,7 +119,9 @@ def feed(text: str) -> str:
     )
 
 
-def describe_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
+def describe_page(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any
+) -> None:
     """`html-page-context`: the card and the structured data of a page."""
     if data := structured_data(Path(app.srcdir), pagename):
         # "</" would end the script element early
@@ -124,7 +130,9 @@ def describe_page(app: Sphinx, pagename: str, templatename: str, context: dict[s
     lesson = _lessons(Path(app.srcdir)).get(pagename.removeprefix("notebooks/"))
     if lesson and pagename.startswith("notebooks/"):
         image = f"{project.site_url()}_static/cards/{lesson.number}.png"
-        alt = html.escape(f"Lesson {lesson.number}: {lesson.title}. You will have built {plain(lesson.builds)}.")
+        alt = html.escape(
+            f"Lesson {lesson.number}: {lesson.title}. You will have built {plain(lesson.builds)}."
+        )
         tags = re.sub(r'(<meta property="og:image" content=")[^"]*', rf"\g<1>{image}", tags)
         tags = re.sub(r'(<meta property="og:image:alt" content=")[^"]*', lambda m: m[1] + alt, tags)
     context["metatags"] = tags

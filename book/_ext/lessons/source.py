@@ -46,7 +46,9 @@ def term_slug(term: str) -> str:
 @functools.lru_cache(maxsize=4)
 def _glossary(path: Path, _modified: int) -> dict[str, tuple[str, str]]:
     lines = path.read_text(encoding="utf-8").splitlines()
-    pairs = [(above, line[2:]) for above, line in zip(lines, lines[1:], strict=False) if line.startswith(": ")]
+    pairs = [
+        (above, line[2:]) for above, line in zip(lines, lines[1:], strict=False) if line.startswith(": ")
+    ]
     return {term_slug(term): (term, definition) for term, definition in pairs}
 
 
