@@ -167,7 +167,7 @@ def browser():
 def visit(browser, address):
     """Open a page: `visit("index", width=390, scripts=False)`.
 
-    Its complaints are in `tab.problems`, what it loaded in `tab.requests`, how many bytes came in `tab.bytes[0]`.
+    Its complaints are in `tab.problems`, what it loaded in `tab.requests`, their bytes in `tab.bytes[0]`.
     `before`: a script that runs before the page's own. `slow`: how many times slower the processor is.
     `base`: where the site is, if not on the server. `context`: one that another tab has opened.
     """
@@ -228,7 +228,7 @@ def count(tab, size: int) -> None:
 
 
 def until(tab, expression: str, seconds: float = 20) -> None:
-    """Wait until `expression` is true. (Playwright's own waiting needs eval, which the page's policy forbids.)"""
+    """Wait until `expression` is true. (Playwright's own waiting needs eval, which pages forbid.)"""
     end = time.monotonic() + seconds
     while not tab.evaluate(expression):
         assert time.monotonic() < end, f"still not true after {seconds} s: {expression}"

@@ -42,7 +42,8 @@ class LessonGrid(SphinxDirective):
         section += nodes.title(title, title)
         written = sum(lesson.written for lesson in part.lessons)
         tagline = f"{part.tagline}. {written} of {len(part.lessons)} lessons written."
-        done = f'<span class="progress-ui pst-js-only"><span data-part-count>0</span> / {len(part.lessons)} done.</span>'
+        count = f"<span data-part-count>0</span> / {len(part.lessons)} done."
+        done = f'<span class="progress-ui pst-js-only">{count}</span>'
         if part.page:
             target = f"{self.uri(part.page.removesuffix('.md'))}"
             tagline_html = f'{html.escape(tagline)} {done} <a href="{target}">About this part</a>'

@@ -1,4 +1,4 @@
-"""What stands only on the landing page and its neighbours: paths, progress, a living figure, measured times."""
+"""What stands only on the landing page and its neighbours: paths, progress, a living figure, times."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class LessonDirective(SphinxDirective):
 
 
 class LearningPaths(LessonDirective):
-    """`{learning-paths}`: the paths of `book/lessons.yml`, each an ordered list of lessons with its minutes."""
+    """`{learning-paths}`: the paths of `book/lessons.yml`, each an ordered list of lessons."""
 
     def run(self) -> list[nodes.Node]:
         return raw(
@@ -73,7 +73,7 @@ class LearningPaths(LessonDirective):
 
 
 class Progress(LessonDirective):
-    """`{progress}`: what the reader has done. `progress.js` fills it; it is hidden where nothing can be kept."""
+    """`{progress}`: what the reader has done. `progress.js` fills it. Hidden where nothing is kept."""
 
     def run(self) -> list[nodes.Node]:
         lessons = project.lessons(self.tree())
@@ -81,7 +81,8 @@ class Progress(LessonDirective):
         first = next(lesson for lesson in lessons if lesson.written)
         href = self.uri(first.notebook.removesuffix(".ipynb"))
         return raw(
-            '<section class="progress-panel progress-ui pst-js-only" aria-label="Your progress" data-progress>'
+            '<section class="progress-panel progress-ui pst-js-only" aria-label="Your progress"'
+            " data-progress>"
             f'<p class="progress-count"><strong><span data-count>0</span> / {total}</strong> lessons done</p>'
             f'<progress max="{total}" value="0" aria-label="Lessons done"></progress>'
             '<p class="progress-actions">'
@@ -90,7 +91,8 @@ class Progress(LessonDirective):
             '<button type="button" class="lesson-button" data-save>Save to a file</button> '
             '<button type="button" class="lesson-button" data-load>Load from a file</button> '
             '<button type="button" class="lesson-button" data-clear>Forget</button>'
-            '<input type="file" accept=".json,application/json" hidden aria-label="A file of saved progress"></p>'
+            '<input type="file" accept=".json,application/json" hidden'
+            ' aria-label="A file of saved progress"></p>'
             '<p class="progress-note">Kept in this browser only. No account, no cookie, nothing is sent.</p>'
             '<p class="progress-said" role="status" data-progress-said></p></section>'
         )
@@ -114,10 +116,13 @@ class LessonFigure(LessonDirective):
         svg, (width, height), file = draw(spec)
         self.env.app.env.lesson_pictures = {**getattr(self.env, "lesson_pictures", {}), file: svg}
         source = self.uri("index").rsplit("#")[0].removesuffix("index.html") + f"_images/{file}"
+        picture = (
+            f'<img class="live-picture" fetchpriority="high" loading="eager" src="{source}" width="{width}" '
+            f'height="{height}" alt="{html.escape(spec["description"])}">'
+        )
         return raw(
             f'<figure class="align-default live"><div class="live-figure docutils container '
-            f'has-{controls(spec)}-controls"><img class="live-picture" fetchpriority="high" loading="eager" src="{source}" width="{width}" '
-            f'height="{height}" alt="{html.escape(spec["description"])}">{specification(spec)}</div>'
+            f'has-{controls(spec)}-controls">{picture}{specification(spec)}</div>'
             f"<figcaption><p>{inline(caption)} From lesson {self.titled(lesson)}.</p></figcaption></figure>"
         )
 
@@ -147,8 +152,8 @@ class LessonTimes(LessonDirective):
         head = '<th scope="col">Lesson</th>' + "".join(f'<th scope="col">{name}</th>' for name in names)
         return raw(
             '<div class="ledger-scroll" role="region" aria-label="Measured times" tabindex="0">'
-            f'<table class="ledger times"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
-            f"</div><p>Together {duration(round(total / 60))}.</p>"
+            f'<table class="ledger times"><thead><tr>{head}</tr></thead>'
+            f"<tbody>{''.join(rows)}</tbody></table></div><p>Together {duration(round(total / 60))}.</p>"
         )
 
 

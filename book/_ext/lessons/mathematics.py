@@ -1,4 +1,4 @@
-"""Formulas as MathML, made at build time: a browser sets them without a script, and a screen reader reads them."""
+"""Formulas as MathML, made at build time: no script has to set them, and a screen reader can read them."""
 
 from __future__ import annotations
 

@@ -32,12 +32,13 @@ def card(lesson: project.Lesson) -> bytes:
     """1200 x 630 pixels that say what a shared link leads to, as PNG."""
     patches = "".join(
         f'<rect x="{884 + 64 * (n % 4)}" y="{80 + 64 * (n // 4)}" width="56" height="56" rx="6" '
-        f'fill="{COLOURS[(int(lesson.number) * 5 + n * 7) % len(COLOURS)]}" opacity="{0.35 + 0.6 * (n % 3) / 2}"/>'
+        f'fill="{COLOURS[(int(lesson.number) * 5 + n * 7) % len(COLOURS)]}" opacity="{0.35 + n % 3 * 0.3}"/>'
         for n in range(16)
     )
     lines = textwrap.wrap(lesson.title, 22)[:3]
     title = "".join(
-        f'<text x="80" y="{210 + 78 * n}" font-size="66" font-weight="700" fill="#1f2933">{html.escape(line)}</text>'
+        f'<text x="80" y="{210 + 78 * n}" font-size="66" font-weight="700" fill="#1f2933">'
+        f"{html.escape(line)}</text>"
         for n, line in enumerate(lines)
     )
     builds = textwrap.wrap(f"You will have built {plain(lesson.builds)}.", 44)[:5]
@@ -48,7 +49,7 @@ def card(lesson: project.Lesson) -> bytes:
     )
     return vl_convert.svg_to_png(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="1200" height="630" font-family="{FONT}">'
-        f'<rect width="1200" height="630" fill="#fff"/><rect width="16" height="630" fill="#0072B2"/>{patches}'
+        f'<rect width="1200" height="630" fill="#fff"/>{patches}<rect width="16" height="630" fill="#0072B2"/>'
         f'<text x="80" y="126" font-size="40" font-weight="600" fill="#0072B2">Lesson {lesson.number}</text>'
         f'{title}{promise}<text x="80" y="572" font-size="28" font-weight="600" fill="#1f2933">'
         "Multimodal from Scratch</text></svg>"
@@ -70,7 +71,7 @@ def structured_data(tree: Path, pagename: str) -> dict[str, Any] | None:
         return {
             "@context": "https://schema.org",
             **course,
-            "description": "Multimodal models built from scratch in PyTorch, one executable notebook a lesson.",
+            "description": "Multimodal models built from scratch in PyTorch, one notebook a lesson.",
             "inLanguage": "en",
             "isAccessibleForFree": True,
             "provider": {
