@@ -12,7 +12,7 @@ SITE := _build/html
 SOURCES := $(shell find index.md book notebooks data/benchmarks.json _config.yml _toc.yml pyproject.toml mmscratch/kit \
 	-type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 
-.PHONY: help setup book test serve lab lesson export data checkpoints seeds bench lock lint clean
+.PHONY: help setup book test pdf serve lab lesson export data checkpoints seeds bench lock lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -50,6 +50,10 @@ ifeq ($(L),)
 else
 	$(PY) -m pytest notebooks/$(L)_*.ipynb tests -k "ipynb or $(L)_"
 endif
+
+pdf: book ## print the whole book into one PDF, with Chromium
+	@$(PY) -m mmscratch.kit.system chromium
+	@$(PY) -m mmscratch.kit.pdf
 
 serve: book ## build, then serve the site on http://localhost:8000
 	$(PY) -m http.server --directory $(SITE) 8000

@@ -49,7 +49,8 @@ def card(lesson: project.Lesson) -> bytes:
     )
     return vl_convert.svg_to_png(
         f'<svg xmlns="http://www.w3.org/2000/svg" width="1200" height="630" font-family="{FONT}">'
-        f'<rect width="1200" height="630" fill="#fff"/>{patches}<rect width="16" height="630" fill="#0072B2"/>'
+        f'<rect width="1200" height="630" fill="#fff"/>'
+        f'{patches}<rect width="16" height="630" fill="#0072B2"/>'
         f'<text x="80" y="126" font-size="40" font-weight="600" fill="#0072B2">Lesson {lesson.number}</text>'
         f'{title}{promise}<text x="80" y="572" font-size="28" font-weight="600" fill="#1f2933">'
         "Multimodal from Scratch</text></svg>"
