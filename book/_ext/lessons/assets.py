@@ -52,6 +52,9 @@ _URL = re.compile(r"url\((['\"]?)(?!data:|#|['\"])([^)'\"]+)\1\)")
 _THEBE = re.compile(
     r'<script type="text/x-thebe-config">.*?</script>\s*<script>kernelName = .*?</script>', re.S
 )
+_PRINTED = re.compile(
+    r'<div class="output (?:stream|text_plain)[^"]*"><div class="highlight"><pre>(?P<text>.*?)</pre>', re.S
+)
 _EXPORTED = re.compile(r'<div class="(cell tag_export[^"]*)"')
 _IMAGE = re.compile(r'<img (?P<rest>[^>]*?)src="(?P<src>[^"]+)"(?P<more>[^>]*?)/?>')
 
@@ -149,7 +152,15 @@ def _mended(app: Sphinx, body: str) -> str:
     # a list whose items are not list items is announced as broken
     body = body.replace(' role="list"', "").replace(' role="doc-biblioentry"', "")
     body = _THEBE.sub("", body)
+    body = _PRINTED.sub(_prose, body)
     return _IMAGE.sub(lambda match: _sized(app, match), body)
+
+
+def _prose(match: re.Match[str]) -> str:
+    """Mark printed lines without columns: those may wrap where the window is narrow."""
+    text = html.unescape(re.sub(r"<[^>]+>", "", match["text"]))
+    columns = any(re.search(r"\S {2,}\S|\S\t", line) or line.startswith("  ") for line in text.splitlines())
+    return match[0] if columns else match[0].replace('class="output', 'class="is-prose output', 1)
 
 
 def _sized(app: Sphinx, match: re.Match[str]) -> str:
