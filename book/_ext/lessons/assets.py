@@ -82,22 +82,34 @@ def _script(static: Path, name: str) -> str:
     return re.sub(r"^//# sourceMappingURL=.*$", "", text, flags=re.M) + "\n;"
 
 
-def join_files(app: Sphinx) -> tuple[str, str]:
-    """Write `_static/book.css` and `_static/book.js`, once a build, and return a short hash of each."""
-    if (hashes := getattr(app.env, "book_files", None)) is None:
-        static = Path(app.outdir, "_static")
-        style = "\n".join(_style(static, name) for name in STYLES)
-        script = "\n".join(_script(static, name) for name in SCRIPTS)
-        for name, text in (("book.css", style), ("book.js", script)):
-            (static / name).write_text(text, encoding="utf-8")
-        hashes = tuple(hashlib.sha256(text.encode()).hexdigest()[:8] for text in (style, script))
-        app.env.book_files = hashes
-    return hashes
+def join_files(static: Path) -> dict[str, str]:
+    """Write `book.css` and `book.js` into `static`; returns a short hash of each, by name."""
+    texts = {
+        "book.css": "\n".join(_style(static, name) for name in STYLES),
+        "book.js": "\n".join(_script(static, name) for name in SCRIPTS),
+    }
+    for name, text in texts.items():
+        (static / name).write_text(text, encoding="utf-8")
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:8] for name, text in texts.items()}
 
 
-def forget_files(app: Sphinx, env: Any, docnames: list[str]) -> None:
-    """`env-before-read-docs`: a new build joins anew."""
-    env.book_files = None
+def finish_pages(app: Sphinx, exception: Exception | None) -> None:
+    """`build-finished`, last, as the theme writes some files only now: join them, and name their version
+    in every page, so that a browser never keeps an old one."""
+    if exception or app.builder.format != "html":
+        return
+    hashes = join_files(Path(app.outdir, "_static"))
+    for path in Path(app.outdir).rglob("*.html"):
+        if "_static" in path.parts:
+            continue
+        page = path.read_text(encoding="utf-8")
+        for name, digest in hashes.items():
+            page = re.sub(rf"({re.escape(name)}\?v=)\w*", rf"\g<1>{digest}", page)
+        # the sidebar's logo and search stand outside every landmark
+        page = page.replace(
+            '<div id="pst-primary-sidebar" class', '<div id="pst-primary-sidebar" role="complementary" class'
+        )
+        path.write_text(page, encoding="utf-8")
 
 
 @functools.cache
@@ -129,7 +141,6 @@ def security_policy(script: str) -> str:
 
 def tidy_page(app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: Any) -> None:
     """`html-page-context`: one style sheet, one script, and mend what screen readers stumble over."""
-    context["book_css"], context["book_js"] = join_files(app)
     context["early_script"] = script = early_script(Path(app.srcdir))
     policy = html.escape(security_policy(script), quote=True).replace("&#x27;", "'")
     context["metatags"] = (
@@ -231,8 +242,8 @@ def copy_vega(app: Sphinx, exception: Exception | None) -> None:
 
 def setup(app: Sphinx) -> None:
     app.connect("doctree-read", lower_case_anchors)
-    app.connect("env-before-read-docs", forget_files)
     app.connect("env-get-updated", number_figures_by_page, priority=900)
     # after all others have said what they want to load
     app.connect("html-page-context", tidy_page, priority=900)
     app.connect("build-finished", copy_vega)
+    app.connect("build-finished", finish_pages, priority=950)
