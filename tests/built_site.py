@@ -246,20 +246,23 @@ def scroll_through(tab) -> None:
 
 # code is coloured alike everywhere: one of each kind is enough to look at, and axe looks at every word of it
 THIN = """() => { const seen = new Set();
-  for (const code of document.querySelectorAll(".highlight pre")) {
-    const kinds = [...code.querySelectorAll("span[class]")].map((span) => span.className);
-    if (kinds.every((kind) => seen.has(kind))) code.textContent = code.textContent;
-    kinds.forEach((kind) => seen.add(kind));
+  for (const word of document.querySelectorAll(".highlight pre span")) {
+    if (seen.has(word.className)) word.replaceWith(...word.childNodes);
+    seen.add(word.className);
   } }"""
 
 
-def violations(tab) -> list[str]:
-    """What axe has against the page as it is."""
+def violations(tab, *, colours: bool = True, structure: bool = True) -> list[str]:
+    """What axe has against the page as it is: its colours, and all else."""
     from axe_playwright_python.sync_playwright import Axe
 
     tab.evaluate(THIN)
     # its preloading asks for the imports of style sheets at wrong addresses
     options = {"preload": False, "resultTypes": ["violations"]}
+    if not structure:
+        options["runOnly"] = ["color-contrast", "link-in-text-block"]
+    if not colours:
+        options["rules"] = {"color-contrast": {"enabled": False}}
     found = Axe().run(tab, options=options).response["violations"]
     return [
         f"{each['id']} ({each['impact']}): {each['help']}: {each['nodes'][0]['html'][:200]}" for each in found

@@ -257,7 +257,7 @@ def test_the_keyboard_leads_through_a_lesson(visit):
             """() => { const e = document.activeElement, s = getComputedStyle(e);
               return [e.outerHTML.slice(0, 120), [...document.querySelectorAll("*")].indexOf(e),
                 (s.outlineStyle !== "none" && s.outlineWidth !== "0px") || s.boxShadow !== "none"
-                  || e.closest(".quiz-option") !== null,
+                  || e.closest(".quiz-option, audio") !== null,
                 e.matches(".lesson-end button")]; }"""
         )
         if not outline:

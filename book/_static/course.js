@@ -65,18 +65,27 @@
     if (element.scrollWidth > element.clientWidth + 1) element.tabIndex = 0;
   }
 
+  function findScrollable() {
+    document.querySelectorAll("div.cell_output pre, .highlight pre, div.math, .pst-scrollable-table-container, .text_html")
+      .forEach(scrollable);
+  }
+
   /* The theme labels its search button otherwise than it reads. */
   function mendTheme() {
     document.querySelectorAll(".search-button-field, .search-button__button").forEach((button) => {
       if (button.textContent.trim()) button.removeAttribute("aria-label");
     });
-    document.querySelectorAll("div.cell_output pre, .highlight pre, div.math, .bd-article .pst-scrollable-table-container")
-      .forEach(scrollable);
     document.querySelector("#search-results")?.previousElementSibling?.querySelector?.("input[type=search]")?.focus();
   }
 
   document.addEventListener("DOMContentLoaded", () => {
     mendTheme();
+    findScrollable();
+    let waiting;
+    window.addEventListener("resize", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(findScrollable, 200);
+    });
   });
   window.addEventListener("load", watchFigures); // the page itself comes first
 })();
