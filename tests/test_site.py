@@ -95,8 +95,17 @@ def test_every_page_loads_one_style_sheet_and_one_script(site):
 def test_parts_of_the_theme_that_are_left_out_are_not_needed(site):
     for file in everything(site):
         text = file.read_text(encoding="utf-8")
-        for mark in ('class="toggle', "sd-tab-", "thebe", "MathJax"):
+        for mark in ('class="toggle', 'class="sd-', " sd-", "thebe", "MathJax"):
             assert mark not in text, f"{file.name} uses {mark!r}, which book.css and book.js do not hold"
+
+
+def test_every_icon_that_a_page_shows_is_in_the_style_sheet(site):
+    style = (site / "_static" / "book.css").read_text(encoding="utf-8")
+    text = "".join(file.read_text(encoding="utf-8") for file in everything(site))
+    text += (site / "_static" / "book.js").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\bfa-(?!solid|regular|brands|lg|sm|fw)([a-z-]+)\b", text))
+    assert len(shown) > 5
+    assert not [icon for icon in shown if f".fa-{icon}:before" not in style]
 
 
 def test_a_page_names_what_it_may_run_and_has_nothing_else_inline(site):

@@ -67,7 +67,7 @@
   /* Number, name and address of every written lesson, in order: the links of the sidebar. */
   function written() {
     return [...document.querySelectorAll(".bd-sidebar-primary .bd-links a")]
-      .map((link) => ({ link, parts: link.textContent.trim().match(/^(\d\d) · ([^,]+)/) }))
+      .map((link) => ({ link, parts: link.firstChild?.textContent.trim().match(/^(\d\d) · (.+)/) }))
       .filter(({ parts }) => parts)
       .map(({ link, parts }) => ({ link, number: parts[1], title: parts[2] }));
   }

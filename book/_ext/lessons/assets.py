@@ -30,9 +30,21 @@ STYLES = (
     "pygments.css",
     "styles/sphinx-book-theme.css",
     "copybutton.css",
-    "sphinx-design.min.css",
     "mystnb.css",
     "course.css",
+)
+# of the theme's two thousand, the icons that it shows here; a test compares them with the pages
+ICONS = (
+    "angle-left",
+    "angle-right",
+    "arrow-up",
+    "bars",
+    "circle-half-stroke",
+    "list",
+    "magnifying-glass",
+    "moon",
+    "sun",
+    "xmark",
 )
 SCRIPTS = (
     "documentation_options.js",
@@ -47,6 +59,7 @@ SCRIPTS = (
     "quiz.js",
     "progress.js",
 )
+_ICON = re.compile(r'((?:\.fa-[\w-]+:before,?)+)\{content:"[^"]*"\}')
 _URL = re.compile(r"url\((['\"]?)(?!data:|#|['\"])([^)'\"]+)\1\)")
 # Jupyter Book's live code in a rented kernel, which needs other servers
 _THEBE = re.compile(
@@ -73,6 +86,8 @@ def _style(static: Path, name: str) -> str:
     text = text.replace('@charset "UTF-8";', "")
     # the fonts of icons are there as woff2, which every browser of the last ten years reads
     text = re.sub(r",url\([^)]+\.ttf\) format\(\"truetype\"\)", "", text)
+    wanted = {f".fa-{icon}:before" for icon in ICONS}
+    text = _ICON.sub(lambda m: m[0] if wanted & set(m[1].split(",")) else "", text)
     folder = posixpath.dirname(name)
     return _URL.sub(lambda m: f"url({posixpath.normpath(posixpath.join(folder, m[2]))})", text)
 
