@@ -73,7 +73,8 @@ def test_a_path_is_an_order_of_lessons_or_the_whole_book(tree):
     tree.notebook("04_vit", minutes=35)
     tree.index(f"[{{name: 04_vit}}, {PLANNED}]")
     index = tree.path / "book" / "lessons.yml"
-    index.write_text(f"{index.read_text()}\npaths: [{PATH % 'all'}, {PATH % '["07"]'}]\n")
+    both = PATH % "all" + ", " + PATH % '["07"]'
+    index.write_text(f"{index.read_text()}\npaths: [{both}]\n")
     whole, part = project.paths(tree.path)
     assert whole.whole and [lesson.number for lesson in whole.lessons] == ["04", "07"]
     assert not part.whole and part.lessons[0].title == "CLIP" and part.promise == "Everything."
