@@ -35,10 +35,10 @@ new PerformanceObserver((list) => list.getEntries().forEach((entry) => {
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("name", ["index", "book/concepts", "a lesson"])
 def test_page_is_there_within_a_second_and_nothing_jumps(site, visit, name, width):
-    """With a processor four times slower. The best of five, as other work on this machine delays it too."""
+    """With a processor four times slower. The best of eight, as other work on this machine delays it too."""
     name = heaviest() if name == "a lesson" else name
     paints = []
-    while len(paints) < 5 and min(paints, default=2000) > 1000:
+    while len(paints) < 8 and min(paints, default=2000) > 1000:
         tab = visit(name, width=width, slow=4, before=OBSERVE)
         paints.append(tab.evaluate("seen.paint"))
         assert paints[-1] > 0
@@ -301,7 +301,8 @@ def test_a_lesson_prints_as_a_clean_chapter(visit):
         "Search this book",
     ):
         assert part not in words, part
-    assert "solution" in words.lower() and "def " in words
+    assert words.count("Solution") >= 3 and words.count("Answer") >= 4 and "def " in words
+    assert "Question(" not in words, "the code of the quiz stays folded"
     tab.emulate_media(media="print")
     tab.set_viewport_size({"width": 700, "height": 1000})
     wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -19,7 +19,6 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 PREPARE = """(site) => {
   const here = new URL(document.documentElement.dataset.content_root, location.href).href;
   document.querySelectorAll("img[loading]").forEach((image) => { image.loading = "eager"; });
-  document.querySelectorAll("details").forEach((fold) => { fold.open = true; });
   document.querySelectorAll("a[href]").forEach((link) => {
     if (link.getAttribute("href").startsWith("#") || !link.href.startsWith(here)) return;
     link.href = site + link.href.slice(here.length);
@@ -34,7 +33,7 @@ def contents() -> list[str]:
 
 
 def printed(tab: Any) -> bytes:
-    """The page that is open in `tab`, a page of Playwright, as PDF: A4, folds open, tagged."""
+    """The page that is open in `tab`, a page of Playwright, as PDF: A4, tagged. What is folded follows the style sheet."""
     tab.emulate_media(media="print", color_scheme="light")
     tab.evaluate("document.documentElement.dataset.theme = 'light'")
     tab.evaluate(PREPARE, project.site_url())
