@@ -33,7 +33,7 @@ def contents() -> list[str]:
 
 
 def printed(tab: Any) -> bytes:
-    """The page that is open in `tab`, a page of Playwright, as PDF: A4, tagged. What is folded follows the style sheet."""
+    """The page that is open in `tab`, a page of Playwright, as PDF: A4, tagged, folds as the style sheet says."""
     tab.emulate_media(media="print", color_scheme="light")
     tab.evaluate("document.documentElement.dataset.theme = 'light'")
     tab.evaluate(PREPARE, project.site_url())
