@@ -1,6 +1,6 @@
 """Cuts STIX Two Math down to what formulas of this book may use: 44 kB instead of 403.
 
-Run once when a formula shows a box: `python book/_art/subset_font.py FONT.woff2`, with the font from version 5.3.0 of
+Run once when a formula shows a box: `python book/_art/subset_font.py FONT.woff2`, with the font of version 5.3.0 of
 the package @fontsource/stix-two-math, and fontTools and brotli installed.
 """
 

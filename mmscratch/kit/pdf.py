@@ -33,7 +33,7 @@ def contents() -> list[str]:
 
 
 def printed(tab: Any) -> bytes:
-    """The page that is open in `tab`, a page of Playwright, as tagged PDF; the style sheet says what is open."""
+    """The page that is open in `tab`, one of Playwright, as tagged PDF; the style sheet says what is open."""
     tab.emulate_media(media="print", color_scheme="light")
     tab.evaluate("document.documentElement.dataset.theme = 'light'")
     tab.evaluate(PREPARE, project.site_url())
