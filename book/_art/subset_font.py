@@ -1,7 +1,7 @@
 """Cuts STIX Two Math down to what formulas of this book may use: 44 kB instead of 403.
 
-Run once when a formula shows a box: `python book/_art/subset_font.py FONT.woff2`, with fontTools and brotli installed
-and the font of version 5.3.0 of the package @fontsource/stix-two-math.
+Run once when a formula shows a box: `python book/_art/subset_font.py FONT.woff2`. It needs fontTools,
+brotli and the font of version 5.3.0 of the package @fontsource/stix-two-math.
 """
 
 from __future__ import annotations
