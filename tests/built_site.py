@@ -193,6 +193,7 @@ def visit(browser, address):
                 java_script_enabled=scripts,
                 **options,
             )
+            context.set_default_timeout(120_000)  # a crowded machine is slow, not wrong
             contexts.append(context)
         tab = context.new_page()
         tab.problems, tab.requests, tab.bytes = [], [], [0]

@@ -42,8 +42,8 @@ def test_page_is_there_within_a_second_and_nothing_jumps(site, visit, name, widt
     while len(paints) < 5 and min(paints, default=limit + 1) > limit:
         limit = 1000 * max(1, os.getloadavg()[0] / os.cpu_count())
         tab = visit(name, width=width, slow=4, before=OBSERVE)
+        until(tab, "seen.paint > 0")
         paints.append(tab.evaluate("seen.paint"))
-        assert paints[-1] > 0
     assert min(paints) <= limit, f"largest contentful paint after {paints} ms, {limit:.0f} allowed"
     scroll_through(tab)
     assert tab.evaluate("seen.shift") <= 0.1
