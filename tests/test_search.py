@@ -474,6 +474,11 @@ def test_a_table_is_there_again_when_its_folder_is_opened_again(tmp_path):
         search.LanceIndex(5, folder=tmp_path / "database")
 
 
+def test_a_table_that_another_process_has_only_begun_is_no_obstacle(tmp_path):
+    (tmp_path / "database" / "vectors.lance").mkdir(parents=True)  # listed, and not to be opened
+    assert table(tmp_path).add(vectors(3)).tolist() == [0, 1, 2]
+
+
 def test_two_handles_see_each_other_and_never_share_an_id(tmp_path):
     one, other = table(tmp_path), table(tmp_path)
     assert one.add(vectors(3)).tolist() == [0, 1, 2] and len(other) == 3

@@ -40,7 +40,7 @@ _ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s")
 
 
 def term_slug(term: str) -> str:
-    """The anchor of a glossary entry, without its "term-": "CLS token" -> "cls-token"; é becomes e."""
+    """The anchor of a glossary entry, without its "term-": "CLS token" -> "cls-token", accents folded."""
     plain = unicodedata.normalize("NFKD", term).encode("ascii", "ignore").decode()
     return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
