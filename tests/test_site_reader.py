@@ -305,6 +305,7 @@ def test_a_lesson_prints_as_a_clean_chapter(visit):
         assert part not in words, part
     assert words.count("Solution") >= 3 and words.count("Answer") >= 4 and "def " in words
     assert "Question(" not in words, "the code of the quiz stays folded"
+    assert "exported to mmscratch" in words and "Contents" not in words
     tab.emulate_media(media="print")
     tab.set_viewport_size({"width": 700, "height": 1000})
     wide = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")

@@ -15,6 +15,7 @@ from typing import Any
 from mmscratch.kit import pages, project
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+SCALE = 0.75  # of letters on the screen: most lines of code fit the sheet
 # all pictures, now; links to other pages of the book lead to its address, not to this machine's files
 PREPARE = """(site) => {
   const here = new URL(document.documentElement.dataset.content_root, location.href).href;
@@ -38,7 +39,7 @@ def printed(tab: Any) -> bytes:
     tab.evaluate("document.documentElement.dataset.theme = 'light'")
     tab.evaluate(PREPARE, project.site_url())
     margin = {"top": "18mm", "bottom": "18mm", "left": "16mm", "right": "16mm"}
-    return tab.pdf(format="A4", margin=margin, print_background=True, tagged=True)
+    return tab.pdf(format="A4", margin=margin, scale=SCALE, print_background=True, tagged=True)
 
 
 def write(site: Path, names: Sequence[str], target: Path, *, browser: Any) -> int:
