@@ -539,7 +539,7 @@ def _vacuous(theirs: _Run) -> tuple[str, ...]:
 
 def _compared(found: Mapping[str, Any], outputs: list[Tensor]) -> tuple[str, ...]:
     numbers = [o for o in outputs if o.is_floating_point()]
-    what = "outputs" if any(o.numel() > 1 for o in numbers) else "loss" if numbers else "tokens"
+    what = "outputs" if any(o.ndim for o in numbers) else "loss" if numbers else "tokens"
     gradients = {"input_gradient": "gradients of inputs", "parameter_gradient": "gradients of parameters"}
     return what, *(text for key, text in gradients.items() if found[key] is not None)
 

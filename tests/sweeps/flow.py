@@ -9,7 +9,7 @@ def sizes(draw):
 
 def euler(draw, parity):
     spacing = draw(st.sampled_from(["", "karras", "exponential"]))
-    options = dict(shift=draw(st.floats(0.3, 5)), num_train_timesteps=draw(st.integers(50, 1000)))
+    options = dict(shift=draw(st.integers(3, 50)) / 10, num_train_timesteps=10 * draw(st.integers(5, 100)))
     options |= {f"use_{spacing}_sigmas": True} if spacing else {}
     shape, steps = sizes(draw), draw(st.integers(2, 20))
     name = f"{steps} steps of {shape}, {options}"
@@ -18,7 +18,7 @@ def euler(draw, parity):
 
 
 def heun(draw, parity):
-    shift, shape, steps = draw(st.floats(1, 5)), sizes(draw), draw(st.integers(15, 30))
+    shift, shape, steps = draw(st.integers(10, 50)) / 10, sizes(draw), draw(st.integers(15, 30))
     name = f"{steps} steps of {shape}, shift {shift:.3g}"
     reference = parity.scheduler("Heun", shift=shift)
     inputs = parity.noise_and_weights(*shape)

@@ -41,7 +41,7 @@ def cuts(draw, parity):
 
 def spectra(draw, parity):
     size, hop, center = draw(st.integers(3, 64)), draw(st.integers(1, 40)), draw(st.booleans())
-    B, length = draw(st.integers(1, 3)), size + draw(st.integers(0, 200))
+    B, length = draw(st.integers(1, 3)), size + 2 * draw(st.integers(0, 99))
     name = f"{B} x {length}, size {size}, hop {hop}, centred {center}"
     return parity.sound(name, size, hop, center, parity.noise(B, length))
 

@@ -30,7 +30,11 @@ def transformers(draw, parity):
 
 def loss(draw, parity):
     batch, width, chunk = draw(st.integers(1, 24)), draw(st.integers(1, 40)), draw(st.integers(1, 30))
-    options = dict(scale=draw(st.floats(0.5, 8)), bias=draw(st.floats(-8, 1)), alike=draw(st.floats(0, 3)))
+    options = dict(
+        scale=draw(st.integers(1, 16)) / 2,
+        bias=-draw(st.integers(-2, 16)) / 2,
+        alike=draw(st.integers(0, 6)) / 2,
+    )
     name = f"{batch} x {width} in chunks of {chunk}, {options}"
     return parity.loss_case(
         name, parity.features(batch, width, **options), parity.loss(chunk_size=chunk), wrong={}

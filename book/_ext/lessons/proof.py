@@ -33,10 +33,14 @@ def scientific(value: float) -> str:
 
 def table(label: str, columns: Sequence[str], groups: Iterable[tuple[str, Sequence[Sequence[str]]]]) -> str:
     """A ledger: groups of rows under a heading each ("" for none), all cells HTML. A column's name may carry
-    a hint after a bar."""
-    names = [column.partition("|")[::2] for column in columns]
+    a hint after a bar; one that begins with a star holds words, and they wrap."""
+    wordy = [column.startswith("*") for column in columns]
+    names = [column.removeprefix("*").partition("|")[::2] for column in columns]
     hints = [f"<small>{hint}</small>" if hint else "" for _, hint in names]
-    head = "".join(f'<th scope="col">{name}{hint}</th>' for (name, _), hint in zip(names, hints, strict=True))
+    head = "".join(
+        f'<th scope="col"{" class=is-words" * words}>{name}{hint}</th>'
+        for (name, _), hint, words in zip(names, hints, wordy, strict=True)
+    )
     bodies = []
     for heading, rows in groups:
         lines = "".join(
@@ -113,12 +117,9 @@ class ParityLedger(Ledger):
 
     COLUMNS = (
         "Reference",
-        "Compared",
         "Configurations|chosen + drawn",
-        "Outputs|absolute",
-        "Outputs|relative",
-        "Gradients|absolute",
-        "Gradients|relative",
+        "Outputs|largest difference",
+        "Gradients|largest difference",
         "Bound",
         "Errors noticed|of those tried",
     )
@@ -131,20 +132,23 @@ class ParityLedger(Ledger):
         return raw(table("Parity ledger", self.COLUMNS, groups))
 
     def row(self, row: dict[str, Any]) -> list[str]:
-        def difference(*kinds: str) -> list[str]:
+        def difference(*kinds: str) -> str:
             found = [row[kind] for kind in kinds if row[kind] is not None]
             if not found:
-                return [EMPTY, EMPTY]
-            return [scientific(max(each[i] for each in found)) for i in (0, 1)]
+                return EMPTY
+            absolute, relative = (scientific(max(each[i] for each in found)) for i in (0, 1))
+            return f"{absolute}<br><small>relative {relative}</small>"
 
-        version = f"<small>{html.escape(row['package'])} {html.escape(row['version'])}</small>"
+        version = html.escape(f"{row['package']} {row['version']}")
+        compared = html.escape(
+            ", ".join(row["compared"]).replace(", gradients of parameters", " and parameters")
+        )
         noticed = sum(mutant["least"] is None or mutant["least"] > row["bound"] for mutant in row["mutants"])
         return [
-            f"{html.escape(row['reference'])}<br>{version}",
-            f'<span class="ledger-words">{html.escape(", ".join(row["compared"]))}</span>',
+            f"{html.escape(row['reference'])}<br><small>{version}</small><br><small>{compared}</small>",
             f"{row['written']} + {row['drawn']}",
-            *difference("output"),
-            *difference("input_gradient", "parameter_gradient"),
+            difference("output"),
+            difference("input_gradient", "parameter_gradient"),
             scientific(row["bound"]),
             f"{noticed} of {len(row['mutants'])}",
         ]
@@ -179,13 +183,13 @@ class ParityUnseen(Ledger):
             ]
             if lines:
                 groups.append((self.primitive(primitive), lines))
-        return raw(table("Tensors that outputs do not depend on", ("Reference", "Tensors"), groups))
+        return raw(table("Tensors that outputs do not depend on", ("Reference", "*Tensors"), groups))
 
 
 class Mutants(Ledger):
     """`{mutants}`: every deliberate error, folded by primitive, with what notices it."""
 
-    COLUMNS = ("Deliberate error", "Tried|configurations", "Least difference|bound 10⁻⁵", "Least seen in")
+    COLUMNS = ("Deliberate error", "Tried|configurations", "Least difference|bound 10⁻⁵", "*Least seen in")
 
     def run(self) -> list[nodes.Node]:
         return raw(
@@ -341,11 +345,17 @@ class Seeded(Proof):
 
 
 class LessonResults(Seeded):
-    """`{lesson-results}`: seconds of a clean run of each lesson, and a figure that it reached."""
+    """`{lesson-results}`: seconds of a clean run of each lesson, and a figure that it reached.
 
+    Each line of the content names the figure to show for a lesson, `04: world: shape, plain ViT`. The others
+    show the first figure of their last assertion that the stored seeds decide.
+    """
+
+    has_content = True
     file = "book/_data/lesson_runs.json"
 
     def run(self) -> list[nodes.Node]:
+        chosen = dict(line.split(": ", 1) for line in self.content if line.strip())
         stored, rows, wall, cpu = self.stored(), [], 0, []
         for lesson in self.lessons():
             if not (facts := stored.get(lesson.number)):
@@ -353,9 +363,14 @@ class LessonResults(Seeded):
             wall += facts["seconds"]
             cpu += [facts["cpu"]] if "cpu" in facts else []
             figures = self.figures(lesson)
-            name = self.headline(lesson, figures)
+            name = chosen.pop(lesson.number, "")
+            if name and name not in figures:
+                raise self.error(
+                    f"lesson {lesson.number} has no stored figure {name!r}: {', '.join(figures)}"
+                )
+            name = name or next((m.figures[0] for m in reversed(self.margins(lesson))), "")
             reached = (
-                f"{runs.summarise(figures[name])} <br><small>{html.escape(name)}</small>" if name else EMPTY
+                f"{runs.summarise(figures[name])}<br><small>{html.escape(name)}</small>" if name else EMPTY
             )
             rows.append(
                 [
@@ -366,26 +381,25 @@ class LessonResults(Seeded):
                     f'<span class="ledger-words">{reached}</span>',
                 ]
             )
+        if chosen:
+            raise self.error(f"no such lessons: {', '.join(chosen)}")
         total = f"Together {duration(round(wall / 60))}"
         if len(cpu) == len(rows):
-            total += f", {duration(round(sum(cpu) / 60))} of CPU time"
-        per_lesson = wall / max(1, len(rows)) * len(project.lessons(self.tree())) / 60
+            total += f", and {duration(round(sum(cpu) / 60))} of CPU time"
+        everything = len(project.lessons(self.tree()))
+        minutes = wall / max(1, len(rows)) * everything / 60
         total += (
-            f". At this rate all {len(project.lessons(self.tree()))} lessons take {round(per_lesson)} min."
+            f". At this rate the {everything} lessons of the whole book take {round(minutes)} min one after "
+            f"the other, and {round(minutes / 2)} min two at a time, as <code>make test</code> runs them."
         )
         columns = (
             "Lesson",
             "Seconds|wall",
             "Seconds|CPU",
             "Threads",
-            "Reached|mean ± half the range, five seeds",
+            "*Reached|mean ± half the range, five seeds",
         )
         return raw(table("Seconds to a result", columns, [("", rows)]) + f"<p>{total}</p>")
-
-    def headline(self, lesson: project.Lesson, figures: dict[str, list[float]]) -> str:
-        """The first figure that an assertion of the lesson rests on; else the first that it records."""
-        found = [name for margin in self.margins(lesson) for name in margin.figures]
-        return next(iter([*found, *figures]), "")
 
 
 class Seeds(Seeded):
@@ -454,7 +468,7 @@ class Dependencies(Proof):
                 for found in names
             ]
             groups.append((html.escape(use), rows))
-        return raw(table("Direct dependencies", ("Package", "Version", "Licence"), groups))
+        return raw(table("Direct dependencies", ("Package", "Version", "*Licence"), groups))
 
 
 class AllDependencies(Proof):
@@ -472,7 +486,7 @@ class AllDependencies(Proof):
             ]
             for licence, names in sorted(by_licence.items(), key=lambda item: -len(item[1]))
         ]
-        return raw(table("All packages by licence", ("Licence", "Packages", "Which"), [("", rows)]))
+        return raw(table("All packages by licence", ("Licence", "Packages", "*Which"), [("", rows)]))
 
 
 class DataLicences(Proof):
@@ -495,7 +509,7 @@ class DataLicences(Proof):
             ]
             for (folder, licence, origin), sizes in sorted(groups.items())
         ]
-        columns = ("Folder of data/", "Licence", "Files", "MB", "Origin")
+        columns = ("Folder of data/", "Licence", "Files", "MB", "*Origin")
         return raw(table("Data by licence", columns, [("", rows)]))
 
 
