@@ -36,12 +36,8 @@ $(READY): $(LOCKED) pyproject.toml
 book: $(SITE)/.complete ## build the site; fails on any warning, missing or empty page
 	@$(PY) -m mmscratch.kit.pages
 
-# always from scratch: an incremental build keeps stale sidebars, and warnings show only for files it reads
 $(SITE)/.complete: $(READY) $(SOURCES)
-	rm -rf _build
-	$(VENV)/bin/jupyter-book build . -n -W --keep-going --quiet
-	$(PY) -m mmscratch.kit.pages --quiet
-	@touch $@
+	@$(PY) -m mmscratch.kit.pages --build
 
 test: $(READY) ## run unit tests and every notebook; L=04 for one lesson
 	@$(PY) -m mmscratch.kit.system chromium

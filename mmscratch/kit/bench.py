@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mmscratch.kit.project import require_root, root, write_text
+from mmscratch.kit.project import exclusive, require_root, root, write_text
 from mmscratch.kit.reference import Case, Comparison, Table, at_most, cases
 
 ALLOWED_RATIO = 1.05
@@ -101,10 +101,12 @@ def machine(threads: int) -> dict:
 
 def save(path: Path, rows: list[dict], machine: dict) -> None:
     """Merge `rows` into the file; a row replaces the one of the same primitive, reference, case, device."""
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *rows]}
-    ordered = sorted(merged.values(), key=lambda r: [str(r.get(k)) for k in KEY])
-    write_text(path, json.dumps({"machine": machine, "rows": ordered}, indent=1, ensure_ascii=False) + "\n")
+    with exclusive(path.parent):  # two benchmarks may end at once
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *rows]}
+        ordered = sorted(merged.values(), key=lambda r: [str(r.get(k)) for k in KEY])
+        text = json.dumps({"machine": machine, "rows": ordered}, indent=1, ensure_ascii=False) + "\n"
+        write_text(path, text)
 
 
 class Stored(Table):

@@ -154,12 +154,14 @@ def store(path: Path, *, threads: int = 1, timeout: int = 600) -> Run:
         raise Refused(f"{path.name} was edited while it ran; the run is not stored, run it again")
     project.write_text(path, text)
     runs_file = tree / "book" / "_data" / "lesson_runs.json"
-    runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
     total = max(1, round(sum(run.seconds.values())))
-    runs[path.name[:2]] = {"cells": len(run.seconds), "seconds": total, "threads": threads}
+    facts = {"cells": len(run.seconds), "seconds": total, "threads": threads}
     if run.cpu:
-        runs[path.name[:2]]["cpu"] = max(1, round(run.cpu))
-    project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
+        facts["cpu"] = max(1, round(run.cpu))
+    with project.exclusive(tree):  # two lessons may be stored at once
+        runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
+        runs[path.name[:2]] = facts
+        project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
     return run
 
 
