@@ -99,6 +99,17 @@ def test_weights_of_another_model_are_refused(home, monkeypatch):
             checkpoints.load_or_train("04_tiny", other, refuse, refuse)
 
 
+@pytest.mark.parametrize("size", [0, 10, 300])
+def test_truncated_weights_are_not_loaded_and_the_message_says_what_to_do(home, monkeypatch, size):
+    store(monkeypatch, 0.1)
+    monkeypatch.setattr(project, "repository_url", lambda: None)
+    monkeypatch.setattr(data, "_cache", lambda: home / "cache")
+    file = home / "data" / "checkpoints" / "04_tiny.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(data.DataError, match=r"(?s)04_tiny.*missing or damaged.*make checkpoints"):
+        checkpoints.load("04_tiny", network())
+
+
 def test_weights_that_are_not_stored_are_named(home):
     (home / "data" / "manifest.json").write_text('{"files": {}}')
     with pytest.raises(ValueError, match="checkpoints/04_tiny.safetensors"):

@@ -50,6 +50,7 @@ def test_a_second_run_changes_no_byte(tree):
         (code("import warnings\nwarnings.warn('slow')"), "wrote to stderr: .*UserWarning: slow"),
         (code("x = 1", "raises-exception"), "tagged `raises-exception`, but nothing was raised"),
         (code("import time\ntime.sleep(60)"), "ran longer than 1 s"),
+        (code("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), "ended the kernel"),
     ],
 )
 def test_a_failed_run_names_the_cell_and_leaves_the_notebook_alone(tree, cell, message):
