@@ -486,6 +486,7 @@ def test_small_differences_are_written_for_readers():
     from lessons.proof import scientific
 
     assert scientific(0) == "0"
+    assert scientific(1e-5) == "10<sup>−5</sup>"
     assert scientific(4.8e-7) == "4.8 × 10<sup>−7</sup>"
 
 

@@ -38,7 +38,7 @@ def sweeps(folder: Path) -> dict[str, Any]:
     """Name -> strategy of `Case`s, from the `SWEEPS` of the files in `folder` (`tests/sweeps`).
 
     A sweep is a function (draw, parity) -> Case; `parity` is the file of `tests/parity` of the same name,
-    whose builders it uses. It draws whole numbers up to a hundred only: among others hypothesis mixes
+    whose builders it uses. It draws whole numbers below a hundred only: among larger ones hypothesis mixes
     constants of whatever modules are loaded, and a ledger must not depend on those.
     """
     from hypothesis import strategies

@@ -24,10 +24,12 @@ EMPTY = "–"
 
 
 def scientific(value: float) -> str:
-    """4.8e-07 as a reader writes it; an exact zero as 0."""
+    """4.8e-07 as a reader writes it; an exact zero as 0, a power of ten as itself."""
     if value == 0:
         return "0"
     mantissa, exponent = f"{value:.1e}".split("e")
+    if mantissa == "1.0":
+        return f"10<sup>{int(exponent):d}</sup>".replace("-", "\N{MINUS SIGN}")
     return f"{mantissa} × 10<sup>{int(exponent):d}</sup>".replace("-", "\N{MINUS SIGN}")
 
 
@@ -121,7 +123,7 @@ class ParityLedger(Ledger):
         "Outputs|largest difference",
         "Gradients|largest difference",
         "Bound",
-        "Errors noticed|of those tried",
+        "Noticed|errors tried",
     )
 
     def run(self) -> list[nodes.Node]:
