@@ -179,13 +179,16 @@ class ParityUnseen(Ledger):
         groups = []
         for primitive, rows in self.by_primitive(self.rows()).items():
             lines = [
-                [html.escape(row["reference"]), "<br>".join(f"<code>{name}</code>" for name in row["unseen"])]
-                for row in rows
-                if row["unseen"]
+                [html.escape(row["reference"]), self.names(row["unseen"])] for row in rows if row["unseen"]
             ]
             if lines:
                 groups.append((self.primitive(primitive), lines))
         return raw(table("Tensors that outputs do not depend on", ("Reference", "*Tensors"), groups))
+
+    @staticmethod
+    def names(tensors: list[str]) -> str:
+        codes = "<br>".join(f"<code>{html.escape(name)}</code>" for name in tensors)
+        return f'<span class="ledger-words is-wide">{codes}</span>'
 
 
 class Mutants(Ledger):
@@ -474,21 +477,18 @@ class Dependencies(Proof):
 
 
 class AllDependencies(Proof):
-    """`{all-dependencies}`: every package of requirements.lock by licence."""
+    """`{all-dependencies}`: every package of requirements.lock, folded by licence."""
 
     def run(self) -> list[nodes.Node]:
         by_licence: dict[str, list[str]] = {}
         for found in licences.locked(self.tree()):
             by_licence.setdefault(found.licence, []).append(f"{found.name} {found.version}")
-        rows = [
-            [
-                html.escape(licence),
-                str(len(names)),
-                f'<span class="ledger-words is-wide">{html.escape(", ".join(sorted(names)))}</span>',
-            ]
-            for licence, names in sorted(by_licence.items(), key=lambda item: -len(item[1]))
-        ]
-        return raw(table("All packages by licence", ("Licence", "Packages", "*Which"), [("", rows)]))
+        folds = []
+        for licence, names in sorted(by_licence.items(), key=lambda item: (-len(item[1]), item[0])):
+            summary = f"<summary>{html.escape(licence)}: {len(names)}</summary>"
+            which = html.escape(", ".join(sorted(names)))
+            folds.append(f'<details class="ledger-fold">{summary}<p>{which}</p></details>')
+        return raw("\n".join(folds))
 
 
 class DataLicences(Proof):
