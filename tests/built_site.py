@@ -40,9 +40,10 @@ BY_THEME = ["genindex", "search", "404"]
 
 def sources() -> list[Path]:
     """All files that the site is made of."""
-    trees = [ROOT / "book", ROOT / "notebooks", ROOT / "mmscratch" / "kit"]
+    trees = [ROOT / "book", ROOT / "notebooks", ROOT / "mmscratch" / "kit", ROOT / "data" / "runs"]
     files = [path for tree in trees for path in tree.rglob("*") if path.suffix != ".pyc" and path.is_file()]
-    singles = ["_config.yml", "_toc.yml", "index.md", "pyproject.toml", "data/benchmarks.json"]
+    singles = ["_config.yml", "_toc.yml", "index.md", "pyproject.toml", "requirements.lock"]
+    singles += ["data/benchmarks.json", "data/manifest.json"]
     return files + [ROOT / name for name in singles if (ROOT / name).exists()]
 
 

@@ -6,14 +6,16 @@ import base64
 import hashlib
 import html
 import json
+import math
 import re
 import xml.etree.ElementTree as xml
 from collections import Counter
 from urllib.parse import unquote, urldefrag, urlsplit
 
+import pytest
 from built_site import BY_THEME, LESSON_PAGES, LESSONS, PAGES, ROOT, Html, article, html_files, page
 
-from mmscratch.kit import figures, project
+from mmscratch.kit import figures, ledger, licences, margins, project
 from mmscratch.kit.quiz import QUIZ_MIME
 
 # the pages as files
@@ -94,7 +96,7 @@ def test_every_page_loads_one_style_sheet_and_one_script(site):
 
 def test_parts_of_the_theme_that_are_left_out_are_not_needed(site):
     for file in everything(site):
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8").replace("sphinx-thebe 0", "")  # in a list of packages
         for mark in ('class="toggle', 'class="sd-', " sd-", "thebe", "MathJax"):
             assert mark not in text, f"{file.name} uses {mark!r}, which book.css and book.js do not hold"
 
@@ -208,16 +210,81 @@ def test_grid_shows_all_lessons_and_links_only_what_is_written(site):
             )
 
 
-def test_ledger_shows_every_measurement(site):
-    path = ROOT / "data" / "benchmarks.json"
-    body = article(site, "book/parity")
-    if not path.exists():
-        assert "ledger-empty" in body
-        return
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert len(re.findall(r'<th scope="row">', body)) == len(rows)
+def table_rows(text: str) -> int:
+    return len(re.findall(r'<th scope="row">', text))
+
+
+def stored(path: str):
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_ledger_has_a_row_for_every_reference_and_every_deliberate_error(site):
+    body, rows = article(site, "book/parity"), stored("book/_data/parity.json")["rows"]
+    mutants = sum(len(row["mutants"]) for row in rows)
+    unseen = [row for row in rows if row["unseen"]]
+    shown = [ledger.recorded(project.read_notebook(ROOT / lesson.notebook)) for lesson in LESSONS]
+    assert table_rows(body) == len(rows) + len(unseen) + mutants + sum(map(len, shown))
     for row in rows:
-        assert f"{row['parameters']:,}" in body and f"{row['forward_ratio']:.2f}" in body
+        assert f"<small>{row['package']} {row['version']}</small>" in body  # and what was compared
+        assert f"<td>{row['written']} + {row['drawn']}</td>" in body
+        assert f"<td>{len(row['mutants'])} of {len(row['mutants'])}</td>" in body
+        assert all(f"<code>{name}</code>" in body for name in row["unseen"])
+    for lesson in LESSONS:
+        if lesson.reference:
+            assert f'href="../{lesson.notebook.removesuffix(".ipynb")}.html"' in body
+
+
+def test_page_of_speed_shows_every_timing_and_the_means(site):
+    body, rows = article(site, "book/speed"), stored("data/benchmarks.json")["rows"]
+    devices = {row["device"] for row in rows}
+    assert table_rows(body) == len(rows) + 2 * len(devices)
+    for row in rows:
+        assert f"{row['forward_ratio']:.2f}" in body and (
+            not row["parameters"] or f"{row['parameters']:,}" in body
+        )
+    for size in ("lesson", "realistic"):
+        found = [r["forward_ratio"] for r in rows if r["size"] == size and r["device"] == "cpu"]
+        assert f"<strong>{math.prod(found) ** (1 / len(found)):.2f}</strong>" in body
+
+
+def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
+    body, runs = article(site, "book/results"), stored("book/_data/lesson_runs.json")
+    figures = {lesson.number: stored(f"data/runs/{lesson.number}.json")["figures"] for lesson in LESSONS}
+    claims = sum(
+        len(margins.margins(project.read_notebook(ROOT / lesson.notebook), figures[lesson.number]))
+        for lesson in LESSONS
+    )
+    assert claims >= 15
+    assert table_rows(body) == len(LESSONS) + claims + sum(map(len, figures.values()))
+    for lesson in LESSONS:
+        assert f"<td>{runs[lesson.number]['seconds']}</td>" in body
+
+
+def test_every_direct_dependency_and_every_data_file_has_a_licence(site):
+    body, manifest = article(site, "book/supply_chain"), stored("data/manifest.json")["files"]
+    for found in licences.direct(ROOT).values():
+        for package in found:
+            assert f'<th scope="row">{package.name}</th><td>{package.version}</td>' in body
+    assert {html.escape(entry["licence"]) for entry in manifest.values()} <= set(
+        re.findall(r"<td>(.*?)</td>", body)
+    )
+
+
+def test_a_ledger_that_does_not_hold_fails_the_build(tmp_path, monkeypatch):
+    from lessons import proof
+
+    rows = stored("book/_data/parity.json")
+    for spoil, message in (
+        (lambda: rows["rows"][0].update(of_bound=3.0), "3 times its bound"),
+        (lambda: rows["rows"].clear(), "no row"),
+    ):
+        spoil()
+        directive = proof.ParityLedger.__new__(proof.ParityLedger)
+        monkeypatch.setattr(directive, "stored", lambda: rows)
+        monkeypatch.setattr(directive, "tree", lambda: ROOT)
+        monkeypatch.setattr(directive, "error", AssertionError)
+        with pytest.raises(AssertionError, match=message):
+            directive.rows()
 
 
 def test_pages_have_addresses_and_a_card_for_those_who_share_them(site):
@@ -416,9 +483,10 @@ def test_quiz_shows_markup_instead_of_running_it():
 
 
 def test_small_differences_are_written_for_readers():
-    from lessons.directives import scientific
+    from lessons.proof import scientific
 
     assert scientific(0) == "0"
+    assert scientific(1e-5) == "10<sup>−5</sup>"
     assert scientific(4.8e-7) == "4.8 × 10<sup>−7</sup>"
 
 

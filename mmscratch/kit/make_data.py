@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmscratch.kit import system
+from mmscratch.kit import project, system
 from mmscratch.kit.data import GROUPS, STYLES, TILE
 
 if TYPE_CHECKING:
@@ -113,10 +113,10 @@ def build_emoji(font_file: Path = FONT, archive: Path | None = None) -> None:
             index["names"][language].append(f"flag of {name}" if flag_of else name)
 
     for style in STYLES:
-        _write(DATA / f"emoji/{style}.webp", _sheet(tiles[style]))
+        project.write_bytes(DATA / f"emoji/{style}.webp", _sheet(tiles[style]))
     # one line per column keeps the file small and its diffs readable
     columns = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in index.items())
-    _write(DATA / "emoji/emoji.json", ("{\n" + ",\n".join(columns) + "\n}\n").encode())
+    project.write_bytes(DATA / "emoji/emoji.json", ("{\n" + ",\n".join(columns) + "\n}\n").encode())
     print(f"emoji: {len(index['chars'])} concepts in {len(STYLES)} styles")
     print(f"emoji without a picture in both styles: {'; '.join(dropped)}")
 
@@ -394,10 +394,10 @@ def build_photos() -> None:
         found = hashlib.sha256(content).hexdigest()
         if found != photo["sha256"]:
             raise BuildError(f"{source} has sha256 {found}; expected {photo['sha256']}")
-        _write(DATA / f"photos/{photo['name']}.jpg", _jpeg(content))
+        project.write_bytes(DATA / f"photos/{photo['name']}.jpg", _jpeg(content))
         entries.append({key: value for key, value in photo.items() if key not in ("file", "sha256")})
     text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
-    _write(DATA / "photos/photos.json", text.encode())
+    project.write_bytes(DATA / "photos/photos.json", text.encode())
     print(f"photos: {len(entries)}")
 
 
@@ -469,7 +469,7 @@ def build_speech() -> None:
     for voice in VOICES:
         content, ends = speak_all(voice, texts)
         file = f"speech/{voice.name.replace('+', '-')}.flac"
-        _write(DATA / file, content)
+        project.write_bytes(DATA / file, content)
         voices.append({**voice._asdict(), "file": file, "ends": ends})
         seconds += ends[-1] / SPEECH_RATE
     index = {
@@ -482,7 +482,7 @@ def build_speech() -> None:
     # the texts and each voice on a line of its own
     columns = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in index.items())
     text = "{\n" + ",\n".join(columns).replace('}, {"name"', '},\n {"name"') + "\n}\n"
-    _write(DATA / "speech/speech.json", text.encode())
+    project.write_bytes(DATA / "speech/speech.json", text.encode())
     print(f"speech: {len(texts)} utterances by {len(voices)} voices, {seconds:.0f} s")
 
 
@@ -552,8 +552,7 @@ def register(
     """
     name = Path(DATA / file).resolve().relative_to(DATA.resolve()).as_posix()
     content = (DATA / name).read_bytes()
-    files = _load_manifest()
-    files[name] = {
+    entry = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "licence": licence,
@@ -561,7 +560,8 @@ def register(
         "credit": credit,
         "rebuild": rebuild,
     } | ({"metrics": metrics} if metrics else {})
-    _save_manifest(files)
+    with project.exclusive(DATA):  # two builders may register at once
+        _save_manifest(_load_manifest() | {name: entry})
 
 
 def write_manifest() -> None:
@@ -637,18 +637,10 @@ def _load_manifest() -> dict[str, Any]:
 
 def _save_manifest(files: dict[str, Any]) -> None:
     text = json.dumps({"files": dict(sorted(files.items()))}, indent=1, ensure_ascii=False) + "\n"
-    _write(DATA / "manifest.json", text.encode())
+    project.write_bytes(DATA / "manifest.json", text.encode())
 
 
 # -------------------------------------------------------------------------------------------- command
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Replace ``file`` in one step, so that a reader never sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    os.replace(scratch, file)
 
 
 def _need(*modules: str) -> None:

@@ -6,7 +6,8 @@ a page has beyond that is added here, at build time:
 - `source`: the header of a lesson, citations, links to the glossary, folded solutions, numbered live figures;
 - `outputs`: live figures and quizzes, from the JSON that the notebook stores;
 - `mathematics`: formulas, set at build time;
-- `directives`: the grid of lessons and the parity ledger;
+- `directives`: the grid of lessons;
+- `proof`: the parity ledger, speed, seconds, seeds and licences;
 - `landing`: learning paths, the reader's progress, a living figure, measured times;
 - `concepts`: entries of the glossary with the lesson that builds them;
 - `sharing`: cards, structured data and the feed of changes;
@@ -23,7 +24,7 @@ from sphinx.config import Config
 
 from mmscratch.kit import project
 
-from . import assets, concepts, directives, landing, mathematics, outputs, sharing, source
+from . import assets, concepts, directives, landing, mathematics, outputs, proof, sharing, source
 
 
 def use_project_addresses(app: Sphinx, config: Config) -> None:
@@ -43,6 +44,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     source.setup(app)
     outputs.setup(app)
     directives.setup(app)
+    proof.setup(app)
     landing.setup(app)
     concepts.setup(app)
     sharing.setup(app)
