@@ -47,6 +47,22 @@ def test_the_gradient_is_true_once_a_softmax_stands_before_it():
     assert torch.autograd.gradcheck(loss, x)
 
 
+@pytest.mark.parametrize("normalised", [False, True])
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+def test_the_gradient_on_log_probabilities_is_the_librarys(reduction, normalised):
+    targets = torch.tensor([[1, 1, 2], [3, 2, 0], [0, 0, 0]])
+    frames, lengths = torch.tensor([7, 4, 5]), torch.tensor([3, 2, 0])
+    raw = scores(7, 3, 4).log_softmax(-1) if normalised else scores(7, 3, 4)
+    slopes = []
+    for loss_of in (ocr.ctc_loss, F.ctc_loss):
+        leaf = raw.clone().requires_grad_()
+        loss = loss_of(leaf, targets, frames, lengths, reduction=reduction)
+        slopes.append(torch.autograd.grad(loss.sum(), leaf)[0])
+    torch.testing.assert_close(*slopes)
+    if normalised and reduction == "sum":  # p - share, both of which add up to one in each column
+        assert slopes[0][:4].sum(-1).abs().max() < 1e-9
+
+
 def test_columns_after_the_last_change_nothing_and_get_no_gradient():
     x = scores(9, 2, 5).requires_grad_()
     targets = torch.tensor([[1, 2, 2], [4, 0, 0]])
@@ -286,6 +302,12 @@ def test_a_few_steps_of_training_fit_four_words():
         model.train()
         assert [TEXT.decode(ids) for ids in ocr.greedy(*model(*picture))] == [w.text for w in words]
     assert len(found) == 4 and all(0 <= sure <= 1 for _, sure in found)
+    with torch.no_grad():
+        log_probs, frames = model.eval()(*ocr.stack_strips([words[2].image]))
+        text, sure = ocr.read_words(model, TEXT, [words[2].image])[0]
+        ids, lengths = TEXT.encode([text])
+        wanted = ocr.ctc_loss(log_probs, ids, frames, lengths, reduction="sum").neg().exp()
+    assert sure == pytest.approx(wanted.item(), abs=1e-6)
 
 
 def test_trocr_generates_the_same_with_and_without_a_cache():
