@@ -40,7 +40,7 @@ $(SITE)/.complete: $(READY) $(SOURCES)
 	@$(PY) -m mmscratch.kit.pages --build
 
 test: $(READY) ## run unit tests and every notebook; L=04 for one lesson
-	@$(PY) -m mmscratch.kit.system chromium
+	@$(PY) -m mmscratch.kit.system chromium tesseract
 ifeq ($(L),)
 	$(PY) -m pytest -n 2 tests notebooks
 else

@@ -1,6 +1,6 @@
-"""Rebuild the pictures and the speech in ``data/`` from named, versioned and checksummed sources.
+"""Rebuild the pictures, the speech and the fonts in ``data/`` from named, versioned and checksummed sources.
 
-    python -m mmscratch.kit.make_data [emoji] [photos] [speech] [manifest]     (default: everything)
+    python -m mmscratch.kit.make_data [emoji] [photos] [speech] [fonts] [manifest]     (default: everything)
 
 Readers never need this: the results ship in the repository. The builder needs the extra ``data``, the Debian
 packages fonts-noto-color-emoji and espeak-ng, and npm. With the pinned packages its output is the same to the
@@ -26,7 +26,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmscratch.kit import project, system
+from mmscratch.kit import make_fonts, project, system
 from mmscratch.kit.data import GROUPS, STYLES, TILE
 
 if TYPE_CHECKING:
@@ -252,7 +252,7 @@ def _npm_pack(package: str) -> Path:
     import pooch
 
     folder = Path(pooch.os_cache("mmscratch")) / "sources"
-    archive = folder / (package.replace("@", "-") + ".tgz")
+    archive = folder / (package.replace("@", "-").replace("/", "-") + ".tgz")
     if not archive.exists():
         if shutil.which("npm") is None:
             raise BuildError(f"npm is missing, which fetches {package}; type: apt install npm")
@@ -534,6 +534,18 @@ def _speak(voice: Voice, text: str) -> np.ndarray:
     return np.round(samples * (SPEECH_PEAK * 2**15 / np.abs(samples).max())).astype(np.int16)
 
 
+# ---------------------------------------------------------------------------------------------- fonts
+
+
+def build_fonts() -> None:
+    """Write ``fonts/*.ttf``."""
+    _need("fontTools")
+    try:
+        make_fonts.build(_write, _npm_pack, DATA / "fonts")
+    except ValueError as error:
+        raise BuildError(str(error)) from None
+
+
 # ------------------------------------------------------------------------------------------- manifest
 
 
@@ -627,6 +639,7 @@ def _own_entries() -> dict[str, dict[str, str]]:
             f"sha256 {photo['sha256']}; resized; {rendered}",
             "credit": photo["credit"],
         }
+    entries |= make_fonts.entries()
     return {k: v | {"rebuild": f"{command} {k.partition('/')[0]}"} for k, v in entries.items()}
 
 
@@ -652,20 +665,22 @@ def main(arguments: list[str] | None = None) -> None:
     summary = __doc__.split("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m mmscratch.kit.make_data", description=summary)
     parser.add_argument(
-        "what", nargs="*", metavar="emoji | photos | speech | manifest", help="default: everything"
+        "what", nargs="*", metavar="emoji | photos | speech | fonts | manifest", help="default: everything"
     )
     parser.add_argument("--font", type=Path, default=FONT, help="where NotoColorEmoji.ttf lies")
     parser.add_argument("--openmoji", type=Path, help=f"the archive that `npm pack {OPENMOJI}` gives")
     options = parser.parse_args(arguments)
-    if unknown := set(options.what) - {"emoji", "photos", "speech", "manifest"}:
-        parser.error(f"expected emoji, photos, speech or manifest, not {', '.join(sorted(unknown))}")
-    what = options.what or ["emoji", "photos", "speech"]
+    if unknown := set(options.what) - {"emoji", "photos", "speech", "fonts", "manifest"}:
+        parser.error(f"expected emoji, photos, speech, fonts or manifest, not {', '.join(sorted(unknown))}")
+    what = options.what or ["emoji", "photos", "speech", "fonts"]
     if "emoji" in what:
         build_emoji(options.font, options.openmoji)
     if "photos" in what:
         build_photos()
     if "speech" in what:
         build_speech()
+    if "fonts" in what:
+        build_fonts()
     write_manifest()
 
 

@@ -51,7 +51,7 @@ __all__ = [
 INSTALL = dict.fromkeys(
     ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "scipy", "transformers"),
     "mmscratch[reference]",
-)
+) | {"jiwer": "mmscratch[ocr]", "pytesseract": "mmscratch[ocr]"}
 
 
 def require(library: str) -> ModuleType:
