@@ -541,7 +541,7 @@ def build_fonts() -> None:
     """Write ``fonts/*.ttf``."""
     _need("fontTools")
     try:
-        make_fonts.build(_write, _npm_pack, DATA / "fonts")
+        make_fonts.build(project.write_bytes, _npm_pack, DATA / "fonts")
     except ValueError as error:
         raise BuildError(str(error)) from None
 
