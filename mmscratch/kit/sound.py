@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def noise(*shape: int, slope: float = 0.0, generator: torch.Generator | None = None) -> Tensor:
-    """Noise (..., L) of mean square 1; its power falls as frequency ** -slope: 0 is white, 1 pink, 2 brown."""
+    """Noise (..., L) of mean square 1; power falls as frequency ** -slope: 0 white, 1 pink, 2 brown."""
     if not shape or shape[-1] < 2:
         raise ValueError(f"expected noise of at least two samples, got shape {shape}")
     spectrum = torch.fft.rfft(torch.randn(shape, generator=generator))
