@@ -86,8 +86,8 @@ def fft(x: Tensor) -> Tensor:
     if n == 1:
         return x
     even, odd = fft(x[..., ::2]), fft(x[..., 1::2])  # each (..., N / 2)
-    angle = -2 * math.pi * torch.arange(n // 2, device=x.device) / n
-    odd = odd * torch.polar(torch.ones_like(angle), angle).to(x.dtype)
+    angle = -2 * math.pi / n * torch.arange(n // 2, dtype=x.real.dtype, device=x.device)
+    odd = odd * torch.polar(torch.ones_like(angle), angle)
     return torch.cat([even + odd, even - odd], dim=-1)
 
 
