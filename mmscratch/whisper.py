@@ -162,8 +162,7 @@ def log_mel(
 ) -> Tensor:
     """Whisper's spectrogram (Radford et al. 2023, sec. 2.2): (L,) at 16 kHz -> (n_mels, L // 160).
 
-    The loudest value is at most 1.5 or so, the floor 2 below the loudest. `pad_to` samples: silence is put
-    behind the sound first (480,000 for Whisper's window of 30 s). ValueError for what is not one channel of
+    Values span at most 2, for 80 dB. `pad_to` samples: silence is put behind the sound first (480,000 for Whisper's window of 30 s). ValueError for what is not one channel of
     finite floating samples at 16 kHz, or is longer than `pad_to`.
     """
     waveform = check_waveform(waveform, rate)
@@ -341,9 +340,9 @@ class Whisper(nn.Module):
 
 def shift_right(labels: Tensor, start: int, pad: int) -> Tensor:
     """What the decoder reads while it learns to say `labels` (B, T): start first, -100 replaced by pad."""
-    return F.pad(labels, (1, 0), value=start)[:, :-1].masked_fill(
-        F.pad(labels, (1, 0), value=0)[:, :-1] == -100, pad
-    )
+    if labels.ndim != 2 or not labels.shape[1]:
+        raise ValueError(f"expected labels (B, T), T >= 1, got {tuple(labels.shape)}")
+    return F.pad(labels[:, :-1].masked_fill(labels[:, :-1] == -100, pad), (1, 0), value=start)
 
 
 def transcript_loss(logits: Tensor, labels: Tensor) -> Tensor:
@@ -396,7 +395,10 @@ def timestamp_rules(logits: Tensor, said: Tensor, tokens: Tokens) -> Tensor:
     Times come in pairs around text and never run backwards; the first token is a time; and a time is said
     where times together are likelier than any one word (openai/whisper, ApplyTimestampRules).
     """
-    n, first = said.shape[1], tokens.no_timestamps + 1
+    n, first = said.shape[-1], tokens.no_timestamps + 1
+    if logits.ndim != 2 or said.ndim != 2 or len(said) != len(logits) or logits.shape[1] <= first:
+        shapes = f"{tuple(logits.shape)} and {tuple(said.shape)}"
+        raise ValueError(f"expected logits (B, V > {first}) and what was said (B, n), got {shapes}")
     ids = torch.arange(logits.shape[1], device=logits.device)
     times, text = ids >= first, ids < tokens.end
     was = F.pad(said >= first, (2, 0), value=True)  # so that nothing said counts as after a pair
@@ -762,6 +764,9 @@ class TemplateMatcher:
 
     def recognise(self, features: Tensor, penalty: float = 0.0) -> list[str]:
         """features (T, F) -> words."""
+        if features.ndim != 2 or not len(features) or features.shape[1] != self.frames.shape[1]:
+            expected = f"(T, {self.frames.shape[1]}), T >= 1"
+            raise ValueError(f"expected features {expected}, got {tuple(features.shape)}")
         local = torch.cdist(features, self.frames)  # (T, J)
         J, entry = local.shape[1], torch.zeros(local.shape[1], dtype=torch.bool)
         entry[self.first] = True

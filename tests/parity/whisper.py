@@ -116,7 +116,8 @@ FEATURES = [
 
 SMALL = dict(
     vocab_size=61, num_mel_bins=20, d_model=24, encoder_layers=3, encoder_attention_heads=4,
-    encoder_ffn_dim=40, decoder_layers=2, decoder_attention_heads=3, decoder_ffn_dim=56, max_source_positions=15,
+    encoder_ffn_dim=40, decoder_layers=2, decoder_attention_heads=3, decoder_ffn_dim=56,
+    max_source_positions=15,
     max_target_positions=12, pad_token_id=0, bos_token_id=1, eos_token_id=2, decoder_start_token_id=3,
 )  # fmt: skip
 
