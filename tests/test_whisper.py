@@ -396,6 +396,47 @@ def test_ctc_sums_over_every_alignment():
         torch.testing.assert_close(found.item(), -math.log(total))
 
 
+def torch_ctc(x: Tensor, labels: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
+    """torch's loss from scores: its gradient takes what it is given for normalised."""
+    return F.ctc_loss(x.log_softmax(-1).transpose(0, 1), labels, frames, lengths, reduction="none")
+
+
+def our_ctc(x: Tensor, labels: Tensor, frames: Tensor, lengths: Tensor) -> Tensor:
+    return whisper.ctc_loss(x.log_softmax(-1), labels, frames, lengths)
+
+
+WRONG_CTC = {
+    "blank is last": lambda x, *rest: our_ctc(x.roll(-1, -1), *rest),
+    "all frames count": lambda x, y, f, n: our_ctc(x, y, torch.full_like(f, x.shape[1]), n),
+    "all labels count": lambda x, y, f, n: our_ctc(x, y, f, torch.full_like(n, y.shape[1])),
+    "scores not normalised": whisper.ctc_loss,
+    "a doubled letter needs no blank": lambda x, y, *rest: our_ctc(x, y.clone().fill_(1), *rest),
+}
+
+
+@pytest.mark.parametrize(
+    ("steps", "classes", "frames", "lengths"),
+    [
+        (17, 6, [17, 12, 15], [5, 2, 3]),
+        (7, 4, [7, 5], [0, 0]),  # nothing was said
+        (5, 9, [5, 4], [4, 4]),  # no frame to spare
+        (1, 5, [1], [1]),
+        (120, 29, [120] * 4, [30, 7, 19, 1]),
+    ],
+)
+def test_ctc_and_its_gradient_are_torch_s(steps, classes, frames, lengths):
+    B, T = len(frames), max(*lengths, 1)
+    labels = (torch.rand(B, classes - 1, generator=seeded(3)).argsort(1) + 1).repeat(1, 2)[:, :T]
+    if steps == 17:
+        labels[0, 1] = labels[0, 0]  # doubled: needs a blank between
+    inputs = 2 * noise(B, steps, classes), labels, torch.tensor(frames), torch.tensor(lengths)
+    wrong = WRONG_CTC if steps == 17 else {}
+    reference.compare(
+        "CTC", lambda _: our_ctc, torch_ctc, inputs, bound=1e-5 if steps < 100 else 1e-4,  # a long sum
+        wrong={name: lambda _, change=change: change for name, change in wrong.items()},
+    ).check()  # fmt: skip
+
+
 def test_ctc_of_the_impossible_is_infinite():
     chances = noise(1, 2, 3).log_softmax(-1)
     found = whisper.ctc_loss(chances, torch.tensor([[1, 1]]), torch.tensor([2]), torch.tensor([2]))

@@ -331,83 +331,6 @@ NETWORK = [
 
 
 # ---------------------------------------------------------------------------------------------------------
-# CTC
-
-
-class Torch:
-    """torch's loss, from logits: its gradient takes its input to be normalised."""
-
-    def __call__(self, x, labels, frames, lengths):
-        return F.ctc_loss(x.log_softmax(-1).transpose(0, 1), labels, frames, lengths, reduction="none")
-
-
-def our_ctc(reference):
-    from mmscratch import whisper
-
-    return lambda x, labels, frames, lengths: whisper.ctc_loss(x.log_softmax(-1), labels, frames, lengths)
-
-
-def blank_is_last(reference):
-    return lambda x, labels, frames, lengths: our_ctc(None)(x.roll(-1, -1), labels, frames, lengths)
-
-
-def all_frames_count(reference):
-    return lambda x, labels, frames, lengths: our_ctc(None)(
-        x, labels, torch.full_like(frames, x.shape[1]), lengths
-    )
-
-
-def all_labels_count(reference):
-    return lambda x, labels, frames, lengths: our_ctc(None)(
-        x, labels, frames, torch.full_like(lengths, labels.shape[1])
-    )
-
-
-def raw_scores(reference):
-    from mmscratch import whisper
-
-    return lambda *inputs: whisper.ctc_loss(*inputs)
-
-
-def said(batch, steps, classes, frames, lengths, *, double=False):
-    def build():
-        order = torch.rand(batch, classes - 1, generator=seeded(3)).argsort(1) + 1  # no letter twice in a row
-        labels = order.repeat(1, 2)[:, : max(*lengths, 1)]
-        if double:
-            labels[:, 1] = labels[:, 0]  # needs a blank between
-        x = 2 * torch.randn(batch, steps, classes, generator=seeded(4))
-        return x, labels, torch.tensor(frames), torch.tensor(lengths)
-
-    return build
-
-
-def ctc_case(name, inputs, wrong=None, **options):
-    return Case(
-        name, Torch, our_ctc, inputs, wrong=wrong or {}, library="torch ctc_loss",
-        primitive="whisper.ctc_loss", **options,
-    )  # fmt: skip
-
-
-CTC = [
-    ctc_case(
-        "ragged, a letter doubled",
-        said(3, 17, 6, [17, 12, 15], [5, 2, 3], double=True),
-        {
-            "blank is last": blank_is_last,
-            "all frames count": all_frames_count,
-            "all labels count": all_labels_count,
-            "scores not normalised": raw_scores,
-        },
-    ),  # fmt: skip
-    ctc_case("nothing said", said(2, 7, 4, [7, 5], [0, 0])),
-    ctc_case("no frame to spare", said(2, 5, 9, [5, 4], [4, 4])),
-    ctc_case("one frame, one letter", said(1, 1, 5, [1], [1])),
-    # sums over 40 frames, in another order
-    ctc_case("loop in Python", said(8, 40, 29, [40] * 8, [12] * 8), bound=1e-4, bench=True),
-]
-
-
-# ---------------------------------------------------------------------------------------------------------
 # Another rate
 
 
@@ -457,4 +380,4 @@ RATES = [
     rate_case("10 s of a compact disc", 441_000, 44_100, bench=True),
 ]
 
-CASES = [*FEATURES, *NETWORK, *CTC, *RATES]
+CASES = [*FEATURES, *NETWORK, *RATES]
