@@ -86,9 +86,17 @@ def test_an_uploaded_sound_is_answered_and_a_bad_one_is_one_line(live, capsys):
     button, below = widgets.sound_box(
         lambda samples, rate: heard.append((len(samples), rate)) or "heard"
     ).children
-    button.value = ({"name": "a.wav", "content": memoryview(wav([0.0, 0.1, 0.2]))},)
+
+    def uploaded(content: bytes) -> tuple:
+        import datetime
+
+        when = datetime.datetime.now(datetime.UTC)
+        kind = {"name": "a.wav", "type": "audio/wav", "size": len(content), "last_modified": when}
+        return (kind | {"content": memoryview(content)},)
+
+    button.value = uploaded(wav([0.0, 0.1, 0.2]))
     assert heard == [(3, 8000)]
-    button.value = ({"name": "b.wav", "content": memoryview(b"no sound")},)
+    button.value = uploaded(b"no sound")
     assert "not a sound file" in capsys.readouterr().out + str(below.outputs) and len(heard) == 1
 
 

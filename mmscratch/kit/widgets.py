@@ -59,9 +59,9 @@ def search_box(
 def sound_box(answer: Callable[[Any, int], Any], *, label: str = "Recording") -> Any:
     """A button that takes a sound file and shows `answer(waveform, rate)` below itself.
 
-    The waveform is (L,) float32, channels averaged; the rate is the file's. WAV, FLAC, Ogg and MP3 are read. A
-    ValueError of `answer`, or a file that holds no sound, is shown as one line. Returns the widget, or None,
-    with a printed line that says why, where widgets cannot work.
+    The waveform is (L,) float32, channels averaged; the rate is the file's. WAV, FLAC, Ogg and MP3 are read.
+    A ValueError of `answer`, or a file that holds no sound, is shown as one line. Returns the widget, or
+    None, with a printed line that says why, where widgets cannot work.
     """
     if reason := obstacle(label):
         print(reason)
