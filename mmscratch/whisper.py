@@ -162,8 +162,9 @@ def log_mel(
 ) -> Tensor:
     """Whisper's spectrogram (Radford et al. 2023, sec. 2.2): (L,) at 16 kHz -> (n_mels, L // 160).
 
-    Values span at most 2, for 80 dB. `pad_to` samples: silence is put behind the sound first (480,000 for Whisper's window of 30 s). ValueError for what is not one channel of
-    finite floating samples at 16 kHz, or is longer than `pad_to`.
+    Values span at most 2, for 80 dB. `pad_to` samples: silence is put behind the sound first (480,000 for
+    Whisper's window of 30 s). ValueError for what is not one channel of finite floating samples at 16 kHz,
+    or is longer than `pad_to`.
     """
     waveform = check_waveform(waveform, rate)
     if pad_to is not None:
@@ -441,8 +442,9 @@ def output_rules(tokens: Tokens, prompt: int, timestamps: bool) -> Callable[[Ten
 
 @torch.no_grad()
 def beam_search(
-    model: nn.Module, states: Tensor, prompt: list[int], *, end: int, beams: int = 5, max_new_tokens: int = 100,
-    adjust: Callable[[Tensor, Tensor], Tensor] | None = None, length_penalty: float = 1.0,
+    model: nn.Module, states: Tensor, prompt: list[int], *, end: int, beams: int = 5,
+    max_new_tokens: int = 100, adjust: Callable[[Tensor, Tensor], Tensor] | None = None,
+    length_penalty: float = 1.0,
 ) -> list[list[int]]:  # fmt: skip
     """The likeliest continuations found with `beams` hypotheses: states (B, S, D) -> B lists without `end`.
 
@@ -566,8 +568,8 @@ def silence(model: nn.Module, features: Tensor, tokens: Tokens) -> float:
 
 @torch.no_grad()
 def transcribe_features(
-    model: nn.Module, features: Tensor, tokens: Tokens, *, no_speech: float | None = 0.6, timestamps: bool = True,
-    fill: float | None = None, **options,
+    model: nn.Module, features: Tensor, tokens: Tokens, *, no_speech: float | None = 0.6,
+    timestamps: bool = True, fill: float | None = None, **options,
 ) -> list[Segment]:  # fmt: skip
     """As `transcribe`, from one log-mel spectrogram (n_mels, L) of any length."""
     frames, length = 2 * model.config.audio_positions, features.shape[-1]
