@@ -1,7 +1,7 @@
 """How pytest runs the book. It stands at the root because it serves both `tests/` and `notebooks/`.
 
 nbval makes each code cell a test. Here its cells get the numbers that a reader sees, a failing one says why
-in one line, and a cell that promises an exception must raise one.
+in one line, and a cell that promises an exception must raise one. A kernel gets a second chance to start.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 
+import nbval.kernel
 import pytest
 from nbval.plugin import IPyNbCell
 
@@ -18,6 +19,18 @@ for _name, _value in environment().items():  # before torch is imported; the not
     os.environ.setdefault(_name, _value)
 
 _failures: list[str] = []
+_start_kernel = nbval.kernel.start_new_kernel
+
+
+def _start_kernel_twice(*args, **options):
+    """A kernel's ports are chosen before it binds them: beside other kernels, one may be gone by then."""
+    try:
+        return _start_kernel(*args, **options)
+    except RuntimeError:  # it died, or did not answer in time
+        return _start_kernel(*args, **options)
+
+
+nbval.kernel.start_new_kernel = _start_kernel_twice
 
 
 def _reason(item: IPyNbCell, error: BaseException) -> str:
@@ -49,6 +62,8 @@ def pytest_make_collect_report(collector: pytest.Collector):
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item: pytest.Item):
+    if isinstance(item, IPyNbCell):
+        item.output_timeout = 60  # seconds: nbval's 5 are short where two cores run everything
     result = yield
     if isinstance(item, IPyNbCell) and item.options["check_exception"]:
         if not any(output["output_type"] == "error" for output in item.test_outputs):

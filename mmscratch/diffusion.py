@@ -59,6 +59,7 @@ __all__ = [
     "min_snr_weights",
     "modulate",
     "rescale_zero_snr",
+    "small_painter",
     "split_variance",
     "spread_timesteps",
     "timestep_embedding",
@@ -101,13 +102,15 @@ def check_timesteps(t: Tensor | int, timesteps: int, lowest: int = 0) -> None:
 
 def check_finite(x: Tensor, t: int, what: str = "samples") -> Tensor:
     """x as it came; ValueError when a number in it is NaN or infinite."""
-    if not math.isfinite(x.sum()) and not torch.isfinite(x).all():  # a sum is quick, but may overflow
+    if (
+        not math.isfinite(x.detach().sum()) and not torch.isfinite(x).all()
+    ):  # a sum is quick, but may overflow
         raise ValueError(f"expected finite {what}, got nan or infinity at timestep {t}")
     return x
 
 
 def make_alphas(name: str, timesteps: int, *, start: float = 1e-4, end: float = 0.02) -> Tensor:
-    """Alpha-bar of each timestep, (T,) in float64: the share of variance that is still picture.
+    """Alpha-bar of each timestep, (T,) in float64: the factor on the variance of the picture.
 
     "linear": betas from `start` to `end` (Ho et al. 2020, sec. 4). "scaled_linear": their square roots
     (Rombach et al. 2022). "cosine": alpha-bar itself, no beta over 0.999 (Nichol & Dhariwal 2021, eq. 17).
@@ -789,6 +792,12 @@ class AttributeJudge(nn.Module):
         """The likeliest class of each attribute, (B, len(classes))."""
         return torch.stack([part.argmax(1) for part in self(images).split(self.classes, dim=1)], dim=1)
 
+    def shares(self, images: Tensor, asked: Tensor) -> dict[str, float]:
+        """Share of images (B, 3, H, W) read as `asked` (B, 3) says: in colour, in shape, in both."""
+        right = self.read(images) == asked
+        parts = {"colour": right[:, 0], "shape": right[:, 1], "both": right[:, :2].all(1)}
+        return {name: part.float().mean().item() for name, part in parts.items()}
+
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
     """Between two sets of features (n, D) and (m, D), taken as Gaussians (Heusel et al. 2017, eq. 6).
@@ -806,3 +815,12 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
     root = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
     cross = torch.linalg.eigvalsh(root @ B @ root).clamp(min=0).sqrt().sum()
     return ((a.mean(0) - b.mean(0)).square().sum() + A.trace() + B.trace() - 2 * cross).item()
+
+
+def small_painter(vocab_size: int, *, padding_idx: int) -> DiT:
+    """The painter of this book: 16 pixels, 16 patch tokens 128 wide, four blocks.
+
+    Its condition is the mean of a caption's word vectors, y (B, T); `padding_idx` alone is no condition.
+    """
+    words = nn.EmbeddingBag(vocab_size, 128, mode="mean", padding_idx=padding_idx)
+    return DiT(16, patch_size=4, dim=128, depth=4, num_heads=4, condition=words)

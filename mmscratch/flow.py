@@ -249,7 +249,7 @@ def resolution_shift(
 
 
 def widen(x: Tensor) -> Tensor:
-    """Half precision as float32, in which small steps do not get lost; anything else as it is."""
+    """Half precision as float32, in which each step is computed; the state is rounded back after it."""
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
@@ -671,9 +671,11 @@ def check_steps(
             raise ValueError(f"expected falling levels in (0, 1], got {found.tolist()}")
         if steps not in (None, len(found)):
             raise ValueError(f"expected {steps} levels, got {len(found)}")
-        return len(found)
+        steps = len(found)
     if not isinstance(steps, int) or isinstance(steps, bool) or steps < 1:
         raise ValueError(f"expected a whole number of steps >= 1, got {steps!r}")
+    if schedule.terminal and steps == 1:
+        raise ValueError("expected two steps or more with a terminal level, got 1")
     return steps
 
 

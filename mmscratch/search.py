@@ -499,10 +499,15 @@ class LanceIndex(Index):
         text, vector = pyarrow.string(), pyarrow.list_(pyarrow.float32(), dim)
         schema = {"id": pyarrow.int64(), "vector": vector, "label": text, "writer": text}
         database = lancedb.connect(folder, read_consistency_interval=timedelta(0))  # see others' changes
-        if name not in database.list_tables().tables:  # another process may be creating it, too
+        for patience in range(8):  # another process may be creating it, too, and be half done
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
+                self.table = database.open_table(name)
+                break
             with contextlib.suppress(OSError, ValueError, RuntimeError):
                 database.create_table(name, schema=pyarrow.schema(list(schema.items())))
-        self.table = database.open_table(name)
+            time.sleep(0.01 * 2**patience)
+        else:
+            self.table = database.open_table(name)  # to say what is wrong
         found = self.table.schema.field("vector").type
         if found != vector:
             raise ValueError(f"{folder}: expected vectors of {dim} numbers in table {name}, found {found}")

@@ -1,10 +1,12 @@
 """Wrong use of a module, asked from one fresh interpreter, and what it should answer."""
 
+import functools
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Mapping
+from types import ModuleType
 
 import pytest
 
@@ -32,18 +34,33 @@ def ask(setup: str, cases: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
     return json.loads(done.stdout)
 
 
-def parameters(cases: Mapping[str, Mapping[str, str]]) -> list:
-    """(expression, expected) for `pytest.mark.parametrize`, named by the expression."""
-    return [pytest.param(*case, id=case[0]) for group in cases.values() for case in group.items()]
-
-
 def check(said: str, expected: str) -> None:
     """`expected` is "Type: words", where anything may stand before the words and ".*" between them."""
     pattern = expected.replace(": ", ": .*", 1).split(".*")
     assert re.match(".*".join(map(re.escape, pattern)), said), said
 
 
-def check_every_name(exported: Iterable[str], cases: Mapping, excused: Mapping) -> None:
-    """Every exported name is given bad input, or excused with a reason, and not both."""
-    assert cases.keys() | excused.keys() == set(exported)
-    assert not cases.keys() & excused.keys()
+def tests(
+    module: ModuleType, setup: str, cases: Mapping[str, Mapping[str, str]], excused: Mapping[str, str]
+) -> tuple[Callable, Callable]:
+    """Two tests: each case is refused as it says, and each exported name has a case or an excuse.
+
+    cases: exported name -> expression -> "Type: words". excused: exported name -> why it has no case.
+    """
+    answers = functools.cache(lambda: ask(setup, cases))
+
+    @pytest.mark.parametrize(
+        ("source", "expected"),
+        [pytest.param(*case, id=case[0]) for group in cases.values() for case in group.items()],
+    )
+    def bad_input_is_refused_with_what_was_expected_and_what_came(source, expected):
+        check(answers()[source], expected)
+
+    def every_exported_name_is_given_bad_input_or_excused_and_not_both():
+        assert cases.keys() | excused.keys() == set(module.__all__)
+        assert not cases.keys() & excused.keys()
+
+    return (
+        bad_input_is_refused_with_what_was_expected_and_what_came,
+        every_exported_name_is_given_bad_input_or_excused_and_not_both,
+    )

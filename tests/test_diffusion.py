@@ -367,6 +367,23 @@ def test_the_judge_reads_one_class_of_each_attribute():
     assert read.shape == (5, 2) and torch.equal(read[:, 1], judge(x)[:, 4:].argmax(1))
 
 
+def test_the_judge_counts_colour_shape_and_both():
+    judge = diffusion.AttributeJudge((2, 2, 2), width=6).eval()
+    images = torch.rand(4, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    asked = judge.read(images)
+    asked[0, 0] ^= 1  # another colour
+    asked[1, 1] ^= 1  # another shape
+    asked[2, 2] ^= 1  # another size, which is not counted
+    assert judge.shares(images, asked) == {"colour": 0.75, "shape": 0.75, "both": 0.5}
+
+
+def test_the_painter_of_the_book_takes_padding_for_no_caption():
+    torch.manual_seed(0)
+    net = diffusion.small_painter(9, padding_idx=0)
+    assert not net.conditioning[0].condition(torch.tensor([[0, 0]])).any()
+    assert net(torch.ones(1, 3, 16, 16), 5, torch.tensor([[3, 0]])).shape == (1, 3, 16, 16)
+
+
 # -- every combination, against diffusers
 
 THEIR_SCHEDULES = ("linear", "scaled_linear", "squaredcos_cap_v2")
@@ -411,6 +428,10 @@ COMBINATIONS = {
         end=({"lower_order_final": False}, {"lower_order_final": True}, {"euler_at_final": True}),
     ),
 }  # fmt: skip
+
+
+def test_the_combinations_are_as_many_as_lesson_22_says():
+    assert sum(map(len, COMBINATIONS.values())) == 3_726
 
 
 class Double:
@@ -682,19 +703,10 @@ WITHOUT_CASE = {
     "log_snr": "takes any tensor of numbers",
     "modulate": "torch refuses what does not fit",
     "rescale_zero_snr": "called by ForwardProcess, which checks",
+    "small_painter": "torch refuses sizes and padding that do not fit",
     "spread_timesteps": "called by path, which checks",
 }
 
-
-@pytest.fixture(scope="module")
-def refused() -> dict[str, str]:
-    return refusals.ask(SETUP, CASES)
-
-
-@pytest.mark.parametrize(("source", "expected"), refusals.parameters(CASES))
-def test_bad_input_is_refused_with_what_was_expected_and_what_came(refused, source, expected):
-    refusals.check(refused[source], expected)
-
-
-def test_every_exported_name_is_given_bad_input_or_excused():
-    refusals.check_every_name(diffusion.__all__, CASES, WITHOUT_CASE)
+test_bad_input_is_refused, test_every_name_is_given_bad_input = refusals.tests(
+    diffusion, SETUP, CASES, WITHOUT_CASE
+)

@@ -30,7 +30,7 @@ def test_a_failing_cell_names_notebook_cell_and_assertion_in_one_line(tree):
         ],
     )
     status, output = run_pytest(tree)
-    assert status == 1 and "2 failed, 3 passed" in output.splitlines()[-1]
+    assert status == 1 and "2 failed, 3 passed" in output.splitlines()[-1], output
     reason = "AssertionError: accuracy 0.31 is less than the 0.9 of five seeds"
     assert f"notebooks/04_vit.ipynb::Cell 3 {reason}" in output.splitlines()
     assert "::Cell 4 tagged raises-exception, but nothing was raised" in output
@@ -42,4 +42,25 @@ def test_notebooks_spread_over_workers_whole_and_end_in_one_line(tree):
     for name in ("04_vit", "05_dino"):
         tree.notebook(name, [code(quiet), code("x += 1"), code("assert x == 2")])
     status, output = run_pytest(tree, "-n", "2")
-    assert status == 0 and "8 passed in" in output.splitlines()[-1]
+    assert status == 0 and "8 passed in" in output.splitlines()[-1], output
+
+
+FALTERING = """
+import nbval.kernel
+start, calls = nbval.kernel.start_new_kernel, []
+
+def falter(*args, **options):
+    calls.append(args)
+    if len(calls) == 1:
+        raise RuntimeError("Kernel died before replying to kernel_info")
+    return start(*args, **options)
+
+nbval.kernel.start_new_kernel = falter
+"""
+
+
+def test_a_kernel_that_dies_at_its_start_is_started_once_more(tree):
+    (tree.path / "faltering.py").write_text(FALTERING, encoding="utf-8")
+    tree.notebook("04_vit", [code("x = 1"), code("assert x == 1")])
+    status, output = run_pytest(tree, "-p", "faltering")
+    assert status == 0 and "3 passed in" in output.splitlines()[-1], output

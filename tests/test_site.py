@@ -321,9 +321,11 @@ def test_code_and_links_elsewhere_stay_as_they_are():
 
 def test_link_to_the_glossary_becomes_a_term_and_a_missing_one_is_kept_for_sphinx_to_report():
     source = transformed(
-        "[the token](../book/glossary.md#term-cls-token) [x](../book/glossary.md#term-nonsense)"
+        "[the token](../book/glossary.md#term-cls-token) [x](../book/glossary.md#term-nonsense)",
+        "[y](../book/glossary.md#term-frechet-distance)",
     )
     assert source[0]["source"] == "{term}`the token <CLS token>` {term}`x <nonsense>`"
+    assert source[1]["source"] == "{term}`y <Fréchet distance>`"
 
 
 def test_section_of_references_is_printed_once():

@@ -118,7 +118,7 @@ def dit(name, inputs=None, wrong=(), bench=False, tied=False, **options):
         wrong=mutants(from_diffusers, *wrong),
         output="sample",
         call_reference=lambda model, x, t, y: model(x, timestep=t, class_labels=y),
-        primitive="DiT",
+        primitive="diffusion.DiT",
         library="diffusers DiTTransformer2DModel",
         bench=bench,
     )
@@ -287,7 +287,7 @@ def trajectory(kind, name, *wrong, bench=False, inputs=start, **options):
         Our,
         inputs,
         wrong={change.__name__.replace("_", " "): mutant(change) for change in wrong},
-        primitive="Diffusion",
+        primitive="diffusion.Diffusion",
         library=f"diffusers {kind}",
         bench=bench,
     )

@@ -121,10 +121,6 @@ def shift_wrong(shift):
 
 def schedule_case(name, reference, inputs=None, *, steps=7, library="Euler", call=None, **options):
     call = call or {}
-    if (
-        library == "Heun"
-    ):  # the library multiplies the velocity by sigma, .001 at the end, and divides it again
-        options["bound"] = 2e-5
     return Case(
         name, reference, from_diffusers, inputs or noise_and_weights(), primitive="flow.Schedule",
         library=f"diffusers FlowMatch{library}DiscreteScheduler",
@@ -197,8 +193,18 @@ EULER = [
         bench=True,
     ),
 ]
+# The library's Heun subtracts sigma v from x and divides what is missing by sigma again. At the last level,
+# .001, that multiplies float32's rounding by 1000, and few steps are long: 1.5e-5 with seven. The error is
+# the library's: in double precision both agree to 1e-10, and ours in single stays within 3e-6 of that
+# (tests/test_flow.py).
 HEUN = [
-    schedule_case("7 steps", scheduler("Heun"), library="Heun", wrong=ALL | wrong(euler={"solver": "euler"})),
+    schedule_case(
+        "7 steps",
+        scheduler("Heun"),
+        library="Heun",
+        bound=2e-5,
+        wrong=ALL | wrong(euler={"solver": "euler"}),
+    ),
     schedule_case("shift 3", scheduler("Heun", shift=3.0), library="Heun", wrong=shift_wrong(3.0)),
     schedule_case("one step", scheduler("Heun"), library="Heun", steps=1),
     schedule_case(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ _ITEM = re.compile(r"^\s*(?:[-*+]|\d+\.)\s")
 
 
 def term_slug(term: str) -> str:
-    """The anchor of a glossary entry, without its "term-": "CLS token" -> "cls-token"."""
-    return re.sub(r"[^a-z0-9]+", "-", term.lower()).strip("-")
+    """The anchor of a glossary entry, without its "term-": "CLS token" -> "cls-token", accents folded."""
+    plain = unicodedata.normalize("NFKD", term).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9]+", "-", plain.lower()).strip("-")
 
 
 @functools.lru_cache(maxsize=4)
