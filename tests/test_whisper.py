@@ -658,16 +658,6 @@ WITHOUT_CASE = {
     "tokens_of": "reads what the library checked",
 }
 
-
-@pytest.fixture(scope="module")
-def refused() -> dict[str, str]:
-    return refusals.ask(SETUP, CASES)
-
-
-@pytest.mark.parametrize(("source", "expected"), refusals.parameters(CASES))
-def test_bad_input_is_refused_with_what_was_expected_and_what_came(refused, source, expected):
-    refusals.check(refused[source], expected)
-
-
-def test_every_exported_name_is_given_bad_input_or_excused():
-    refusals.check_every_name(whisper.__all__, CASES, WITHOUT_CASE)
+test_bad_input_is_refused, test_every_name_is_given_bad_input = refusals.tests(
+    whisper, SETUP, CASES, WITHOUT_CASE
+)
