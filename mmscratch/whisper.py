@@ -28,6 +28,7 @@ __all__ = [
     "Encoder",
     "FROM_WHISPER",
     "HOP",
+    "LocalBlock",
     "MEL_SCALES",
     "N_FFT",
     "NoKeyBias",
@@ -256,6 +257,7 @@ class WhisperConfig:
     decoder_mlp_dim: int | None = None
     audio_positions: int = 1500  # states of the encoder, two frames each: 30 s
     text_positions: int = 448
+    local_blocks: int = 0  # convolutions before attention: Whisper has none, small data wants some
     act: str = "gelu"
     tie_embeddings: bool = True
     dropout: float = 0.0
@@ -272,6 +274,24 @@ class WhisperConfig:
         )  # fmt: skip
 
 
+class LocalBlock(nn.Module):
+    """Every channel looks at `kernel` states around it, then channels mix: (B, dim, S) -> same shape.
+
+    The convolution of a Conformer (Gulati et al. 2020, sec. 2.2), without its gate.
+    """
+
+    def __init__(self, dim: int, kernel: int = 11):
+        super().__init__()
+        if kernel < 1 or kernel % 2 == 0:
+            raise ValueError(f"expected an odd kernel >= 1, got {kernel}")
+        self.near = nn.Conv1d(dim, dim, kernel, padding=kernel // 2, groups=dim, bias=False)
+        self.norm, self.mix = nn.BatchNorm1d(dim), nn.Conv1d(dim, dim, 1)
+        nn.init.normal_(self.mix.weight, std=dim**-0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.mix(F.gelu(self.norm(self.near(x))))
+
+
 def drop_key_bias(stack: Transformer) -> None:
     """Give every attention of a new stack projections without a bias on keys, and fresh weights."""
     for block in stack.blocks:
@@ -285,7 +305,8 @@ def drop_key_bias(stack: Transformer) -> None:
 class Encoder(nn.Module):
     """Log-mel frames to states: two convolutions, the second with stride 2, then pre-norm blocks.
 
-    (B, n_mels, L) -> (B, ceil(L / 2), dim), L at most twice `audio_positions`.
+    (B, n_mels, L) -> (B, ceil(L / 2), dim), L at most twice `audio_positions`. `local_blocks` stand between
+    the two, and their convolutions are normalised over the batch; Whisper has neither.
     """
 
     def __init__(self, c: WhisperConfig):
@@ -298,6 +319,9 @@ class Encoder(nn.Module):
         ):  # torch's default makes the sound 20 times fainter than positions
             nn.init.normal_(conv.weight, std=3 * conv.weight[0].numel() ** -0.5)
             nn.init.zeros_(conv.bias)
+        norm = nn.BatchNorm1d if c.local_blocks else nn.Identity
+        self.norm1, self.norm2 = norm(c.dim), norm(c.dim)
+        self.local = nn.Sequential(*(LocalBlock(c.dim) for _ in range(c.local_blocks)))
         self.register_buffer("positions", sinusoids(c.audio_positions, c.dim))
         self.stack = Transformer(None, causal=False, position="none", **c.stack(decoder=False))
         drop_key_bias(self.stack)
@@ -312,7 +336,9 @@ class Encoder(nn.Module):
                 f"expected at most {limit} frames ({limit * HOP / SAMPLE_RATE:g} s), got "
                 f"{features.shape[2]}: transcribe() moves a window"
             )
-        x = F.gelu(self.conv2(F.gelu(self.conv1(features)))).transpose(1, 2)  # (B, S, D)
+        x = F.gelu(self.norm1(self.conv1(features)))
+        x = F.gelu(self.norm2(self.conv2(x)))
+        x = self.local(x).transpose(1, 2)  # (B, S, D)
         return self.stack.encode(embeddings=x + self.positions[: x.shape[1]])
 
 
@@ -648,6 +674,8 @@ class Recogniser(nn.Module):
     def __init__(self, whisper: Whisper, ctc_size: int):
         super().__init__()
         self.whisper, self.head = whisper, nn.Linear(whisper.config.dim, ctc_size)
+        nn.init.normal_(self.head.weight, std=0.01)
+        self.head.bias.data = 4.0 * (torch.arange(ctc_size) == 0)  # most states say nothing: begin there
 
     def forward(self, features: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         states = self.whisper.encode(features)

@@ -149,6 +149,22 @@ def test_a_bias_on_keys_would_change_nothing():
     torch.testing.assert_close(model.encode(features), before, atol=1e-5, rtol=0)
 
 
+def test_local_blocks_see_their_neighbours_and_whisper_has_none():
+    torch.manual_seed(0)
+    block = whisper.LocalBlock(6, kernel=5).eval()
+    x = torch.randn(1, 6, 20)
+    other = x.clone()
+    other[0, :, 9] += 1
+    changed = (block(x) - block(other)).abs().amax(dim=(0, 1)) > 0
+    assert changed.nonzero().flatten().tolist() == [7, 8, 9, 10, 11]
+    options = dict(n_mels=4, dim=8, depth=1, num_heads=2, audio_positions=6, text_positions=4)
+    plain, local = (whisper.Whisper(6, local_blocks=n, **options).encoder for n in (0, 2))
+    assert {name.split(".")[0] for name in local.state_dict().keys() - plain.state_dict().keys()} == {
+        "norm1", "norm2", "local",
+    }  # fmt: skip
+    assert local.eval()(torch.randn(2, 4, 9)).shape == (2, 5, 8)
+
+
 def test_frames_become_half_as_many_states_and_may_be_fewer_than_the_window():
     model = small()
     for frames in (1, 2, 7, 30):
@@ -582,6 +598,7 @@ CASES = {  # exported name: {wrong use: error and message, ".*" for anything bet
         "model(randn(1, 20, 30), ones(1, 13).long())": "ValueError: at most max_positions 12 tokens, got 13",
         "Whisper(61, dim=10, num_heads=4)": "ValueError: dim 10 is not a multiple of num_heads 4",
     },
+    "LocalBlock": {"LocalBlock(8, 4)": "ValueError: an odd kernel >= 1, got 4"},
     "Encoder": {"model.encoder(randn(1, 20, 0))": "ValueError: features (B, 20, L), got (1, 20, 0)"},
     "shift_right": {"shift_right(tensor([1, 2]), 1, 0)": "ValueError: labels (B, T), T >= 1, got (2,)"},
     "transcript_loss": {
