@@ -275,7 +275,7 @@ def test_a_wide_beam_finds_the_best_of_all_sentences():
         assert tuple(found) == max(scores, key=scores.get)
 
 
-@pytest.mark.parametrize(("beams", "timestamps"), itertools.product((1, 3), (True, False)))
+@pytest.mark.parametrize(("beams", "timestamps"), list(itertools.product((1, 3), (True, False))))
 def test_rows_of_a_batch_do_not_mix(beams, timestamps):
     model, features = small(), noise(4, 20, 30)
     options = dict(beams=beams, timestamps=timestamps, max_new_tokens=12)
