@@ -621,12 +621,12 @@ def transcribe_features(
 def transcribe(
     model: nn.Module, waveform: Tensor, tokens: Tokens, *, rate: int = SAMPLE_RATE, **options
 ) -> list[Segment]:
-    """Speech of any length (L,) at 16 kHz to timed text (Radford et al. 2023, sec. 3.8).
+    """Speech of any length (L,) at 16 kHz to timed text (Radford et al. 2023, secs. 3.8 and 4.5).
 
     A window moves over the sound, each time to the last timestamp that closed a segment. A window in which
     the model gives <no speech> more than `no_speech` is passed over; None: never. Behind the sound stands
-    `fill`, by default its quietest value. Further options: those of `write`. ValueError for bad sound, and
-    for more than a window of it with `timestamps=False`: only they can move it.
+    `fill`, by default its quietest value (the library: 0.0). Options: those of `write`. ValueError for bad
+    sound, and for more than a window of it with `timestamps=False`: only they can move it.
     """
     return transcribe_features(model, log_mel(waveform, model.config.n_mels, rate=rate), tokens, **options)
 
@@ -668,7 +668,7 @@ class Recogniser(nn.Module):
     """A Whisper with a CTC head on its encoder: two routes to text that share their ears.
 
     features (B, n_mels, L), ids (B, T) -> logits (B, T, V), and CTC log-probabilities (B, S, ctc_size).
-    Class 0 of the head is the blank. Watanabe et al. (2017) train both together.
+    Class 0 of the head is the blank. Kim et al. (2017) train both together.
     """
 
     def __init__(self, whisper: Whisper, ctc_size: int):
@@ -783,7 +783,7 @@ def dtw(cost: Tensor) -> tuple[float, list[tuple[int, int]]]:
 
 
 class TemplateMatcher:
-    """Words found by time warping against recorded ones, the recogniser of 1980 (Ney 1984, one-stage search).
+    """Words found by time warping against recorded ones, as in the connected-word recognisers of Ney (1984).
 
     templates: (word, features (L, F)) pairs. `recognise` explains features (T, F) as a row of templates, each
     stretched in time, at the least total distance plus `penalty` for every word.
