@@ -87,6 +87,7 @@ EARS = {
     "symmetric window": wrong_ears(periodic=False),
     "magnitude for power": wrong_ears(exponent=1),
     "natural logarithm": wrong_ears(log=torch.log),
+    "log(1 + x)": wrong_ears(log=torch.log1p),
     "zeros beyond the ends": wrong_ears(mode="constant"),
 }
 
