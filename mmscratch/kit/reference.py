@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 INSTALL = dict.fromkeys(
-    ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "scipy", "transformers"),
+    ("diffusers", "faiss", "huggingface_hub", "jiwer", "lancedb", "open_clip", "scipy", "transformers"),
     "mmscratch[reference]",
 ) | {"jiwer": "mmscratch[ocr]", "pytesseract": "mmscratch[ocr]"}
 
