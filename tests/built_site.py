@@ -197,10 +197,15 @@ def visit(browser, address):
             context.set_default_timeout(120_000)  # a crowded machine is slow, not wrong
             contexts.append(context)
         tab = context.new_page()
+
+        def failed(request):
+            if request.failure != "net::ERR_ABORTED":  # going to another page gives up what is on its way
+                tab.problems.append(f"failed: {request.url}: {request.failure}")
+
         tab.problems, tab.requests, tab.bytes = [], [], [0]
         tab.on("console", lambda m: tab.problems.append(m.text) if m.type in ("error", "warning") else None)
         tab.on("pageerror", lambda error: tab.problems.append(str(error)))
-        tab.on("requestfailed", lambda request: tab.problems.append(f"failed: {request.url}"))
+        tab.on("requestfailed", failed)
         tab.on("request", lambda request: note(tab, request.url, base))
         network = context.new_cdp_session(tab)
         network.send("Network.enable")
