@@ -234,6 +234,24 @@ def count(tab, size: int) -> None:
     tab.bytes[0] += size
 
 
+def turn(tab, scheme: str) -> None:
+    """Let the machine ask for "light" or "dark", and wait for the page to follow.
+
+    The page hears of it with its next frame. A headless browser on a crowded machine may owe that frame for
+    long, so the wish is said again, at most three times.
+    """
+    followed = f"document.documentElement.dataset.theme === '{scheme}'"
+    for last in (False, False, True):
+        tab.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
+        tab.emulate_media(color_scheme=scheme)
+        tab.screenshot(clip={"x": 0, "y": 0, "width": 1, "height": 1})  # a frame, now
+        try:
+            return until(tab, followed)
+        except AssertionError:
+            if last:
+                raise
+
+
 def until(tab, expression: str, seconds: float = 20) -> None:
     """Wait until `expression` is true. (Playwright's own waiting needs eval, which pages forbid.)"""
     end = time.monotonic() + seconds

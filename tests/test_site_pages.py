@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from built_site import LESSON_PAGES, PAGES, scroll_through, until, violations
+from built_site import LESSON_PAGES, PAGES, scroll_through, turn, violations
 
 
 @pytest.mark.parametrize("name", [*PAGES, "search"])
@@ -16,8 +16,7 @@ def test_page_in_a_browser_is_quiet_accessible_and_fits_a_phone(visit, name):
     assert len(tab.requests) <= 30, "\n".join(tab.requests)
     assert tab.bytes[0] <= 1.5e6, f"{tab.bytes[0] / 1e6:.2f} MB"
     assert not violations(tab), "in light mode"
-    tab.emulate_media(color_scheme="dark")
-    until(tab, "document.documentElement.dataset.theme === 'dark'")
+    turn(tab, "dark")
     tab.wait_for_timeout(250)  # the theme fades from one to the other
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background)[:3])) < 64, background
