@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscratch.transformer import Transformer, check_type, generate, load_mapped, pick, sinusoidal
+from mmscratch.whisper import edit_distance
 
 __all__ = [
     "Alphabet",
@@ -39,7 +40,6 @@ __all__ = [
     "detect",
     "dilated_unit",
     "draw_cores",
-    "edit_distance",
     "error_rate",
     "extend",
     "find_ink",
@@ -304,16 +304,6 @@ def beam_search(
     if lm is not None:
         beams = {p: (q, n, told + lm.log_prob(p, 0)) for p, (q, n, told) in beams.items()}
     return sorted(((p, total((p, v))) for p, v in beams.items()), key=lambda found: -found[1])
-
-
-def edit_distance(reference: Sequence, hypothesis: Sequence) -> int:
-    """Fewest substitutions, deletions and insertions from one sequence to the other (Levenshtein 1966)."""
-    row = list(range(len(hypothesis) + 1))
-    for i, wanted in enumerate(reference, 1):
-        above, row[0] = row[0], i
-        for j, found in enumerate(hypothesis, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (wanted != found))
-    return row[-1]
 
 
 def error_rate(references: Sequence[str], hypotheses: Sequence[str], *, unit: str = "character") -> float:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 
 from mmscratch import ocr
 from mmscratch.kit import typeset
+from mmscratch.whisper import edit_distance
 
 
 def seeded(seed=0):
@@ -193,17 +194,6 @@ def test_error_rates_are_jiwers():
     assert ocr.error_rate(truths, guesses, unit="word") == pytest.approx(
         jiwer.wer(truths, guesses), abs=1e-12
     )
-
-
-def test_edit_distance_is_a_distance():
-    draw = typeset.dice(seeded(1))
-    words = ["".join(draw.choice("abc") for _ in range(draw.randint(0, 6))) for _ in range(12)]
-    for a, b in itertools.product(words, repeat=2):
-        d = ocr.edit_distance(a, b)
-        assert d == ocr.edit_distance(b, a) and (d == 0) == (a == b)
-        assert abs(len(a) - len(b)) <= d <= max(len(a), len(b))
-        assert all(d <= ocr.edit_distance(a, c) + ocr.edit_distance(c, b) for c in words)
-    assert ocr.edit_distance("kitten", "sitting") == 3 and ocr.edit_distance([1, 2], []) == 2
 
 
 def test_errors_are_added_up_before_they_are_divided():
@@ -453,7 +443,7 @@ def test_true_boxes_in_any_order_are_read_in_the_printed_order(columns, seed):
     lines = ocr.reading_lines(boxes)
     assert sorted(i for line in lines for i in line) == list(range(len(boxes)))
     texts = [page.words[shuffle[i]].text for line in lines for i in line]
-    assert ocr.edit_distance(page.text.split(), texts) <= 0.05 * len(texts)
+    assert edit_distance(page.text.split(), texts) <= 0.05 * len(texts)
 
 
 def test_a_table_is_read_across_and_columns_of_text_down():
@@ -591,7 +581,6 @@ WITHOUT_CASE = {
     "conv_unit": "a convolution, which checks",
     "dilated_unit": "a convolution, which checks",
     "draw_cores": "takes any boxes",
-    "edit_distance": "takes any two sequences",
     "extend": "called by ctc_loss, which checks",
     "fuse_context": "called by from_transformers",
     "grown": "takes any boxes",

@@ -473,11 +473,12 @@ def test_a_recogniser_spells_and_writes():
 
 def test_edit_distance_is_a_metric_that_counts_edits():
     rng = random.Random(0)
-    assert whisper.edit_distance("kitten", "sitting") == 3
+    assert whisper.edit_distance("kitten", "sitting") == 3 and whisper.edit_distance([1, 2], []) == 2
     for _ in range(100):
         a, b, c = (rng.choices("xyz", k=rng.randrange(8)) for _ in range(3))
         d = whisper.edit_distance
         assert d(a, b) == d(b, a) and d(a, a) == 0 and d(a, []) == len(a)
+        assert (d(a, b) == 0) == (a == b) and abs(len(a) - len(b)) <= d(a, b) <= max(len(a), len(b))
         assert d(a, c) <= d(a, b) + d(b, c)
 
 
