@@ -9,10 +9,10 @@ PY := $(VENV)/bin/python
 LOCKED := $(VENV)/.locked
 READY := $(VENV)/.ready
 SITE := _build/html
-SOURCES := $(shell find index.md book notebooks data/benchmarks.json _config.yml _toc.yml pyproject.toml mmscratch/kit \
+SOURCES := $(shell find index.md book notebooks data/benchmarks.json data/manifest.json data/runs requirements.lock _config.yml _toc.yml pyproject.toml mmscratch/kit \
 	-type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 
-.PHONY: help setup book test serve lab lesson export data checkpoints seeds bench lock lint clean
+.PHONY: help setup book test pdf serve lab lesson export data checkpoints seeds bench ledger sbom lock lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,12 +36,8 @@ $(READY): $(LOCKED) pyproject.toml
 book: $(SITE)/.complete ## build the site; fails on any warning, missing or empty page
 	@$(PY) -m mmscratch.kit.pages
 
-# always from scratch: an incremental build keeps stale sidebars, and warnings show only for files it reads
 $(SITE)/.complete: $(READY) $(SOURCES)
-	rm -rf _build
-	$(VENV)/bin/jupyter-book build . -n -W --keep-going --quiet
-	$(PY) -m mmscratch.kit.pages --quiet
-	@touch $@
+	@$(PY) -m mmscratch.kit.pages --build
 
 test: $(READY) ## run unit tests and every notebook; L=04 for one lesson
 	@$(PY) -m mmscratch.kit.system chromium tesseract
@@ -50,6 +46,10 @@ ifeq ($(L),)
 else
 	$(PY) -m pytest notebooks/$(L)_*.ipynb tests -k "ipynb or $(L)_"
 endif
+
+pdf: book ## print the whole book into one PDF, with Chromium
+	@$(PY) -m mmscratch.kit.system chromium
+	@$(PY) -m mmscratch.kit.pdf
 
 serve: book ## build, then serve the site on http://localhost:8000
 	$(PY) -m http.server --directory $(SITE) 8000
@@ -77,6 +77,12 @@ seeds: $(READY) ## run one lesson under five seeds and store its figures: make s
 
 bench: $(READY) ## measure our primitives against their references, side by side
 	$(PY) -m mmscratch.kit.bench
+
+ledger: $(READY) ## compare all primitives with their references and fill the parity ledger
+	$(PY) -m mmscratch.kit.ledger
+
+sbom: $(READY) ## write sbom.cdx.json, the bill of materials: packages and data, licences and hashes
+	$(PY) -m mmscratch.kit.licences sbom.cdx.json
 
 lock: $(READY) ## write requirements.lock from pyproject.toml; U=1 takes the newest releases
 	$(VENV)/bin/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes \

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscratch.transformer import Transformer, check_type, generate, load_mapped, pick, sinusoidal
+from mmscratch.whisper import edit_distance
 
 __all__ = [
     "Alphabet",
@@ -39,7 +40,6 @@ __all__ = [
     "detect",
     "dilated_unit",
     "draw_cores",
-    "edit_distance",
     "error_rate",
     "extend",
     "find_ink",
@@ -304,16 +304,6 @@ def beam_search(
     if lm is not None:
         beams = {p: (q, n, told + lm.log_prob(p, 0)) for p, (q, n, told) in beams.items()}
     return sorted(((p, total((p, v))) for p, v in beams.items()), key=lambda found: -found[1])
-
-
-def edit_distance(reference: Sequence, hypothesis: Sequence) -> int:
-    """Fewest substitutions, deletions and insertions from one sequence to the other (Levenshtein 1966)."""
-    row = list(range(len(hypothesis) + 1))
-    for i, wanted in enumerate(reference, 1):
-        above, row[0] = row[0], i
-        for j, found in enumerate(hypothesis, 1):
-            above, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, above + (wanted != found))
-    return row[-1]
 
 
 def error_rate(references: Sequence[str], hypotheses: Sequence[str], *, unit: str = "character") -> float:
@@ -776,7 +766,7 @@ def read_words(
 ) -> list[tuple[str, float]]:
     """Text and confidence of each grey picture (H, W), read by greedy CTC in batches of similar width.
 
-    Confidence: the mean probability of the chosen label over the frames.
+    Confidence: the probability of that text, all of its alignments added up.
     """
     model.eval()
     order = sorted(range(len(images)), key=lambda i: images[i].shape[1] / images[i].shape[0])
@@ -784,15 +774,17 @@ def read_words(
     for at in range(0, len(order), batch_size):
         rows = order[at : at + batch_size]
         log_probs, frames = model(*stack_strips([images[i] for i in rows]))
-        sure = log_probs.max(-1).values.exp()  # (T, B)
-        for k, (i, ids) in enumerate(zip(rows, greedy(log_probs, frames), strict=True)):
-            found[i] = alphabet.decode(ids), float(sure[: frames[k], k].mean())
+        texts = [alphabet.decode(ids) for ids in greedy(log_probs, frames)]
+        ids, lengths = alphabet.encode(texts)
+        sure = ctc_loss(log_probs, ids, frames, lengths, reduction="none").neg().exp().clamp(max=1)
+        for i, text, p in zip(rows, texts, sure.tolist(), strict=True):
+            found[i] = text, p
     return found
 
 
 def read_page(
     detector: nn.Module, model: CRNN, alphabet: Alphabet, page: Tensor, *, margin: int = 1,
-    threshold: float = 0.5,
+    threshold: float = 0.7,
 ) -> list[Reading]:  # fmt: skip
     """Words of a page (3, H, W), uint8, in reading order: detect, order, cut out, recognise."""
     boxes = snap(detect(detector, page, threshold=threshold), find_ink(page))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from built_site import address, browser, site, visit  # noqa: F401  (fixtures)
 from notebook_tree import Tree
 
 

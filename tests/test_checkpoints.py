@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import dis
 import json
+import os
 import sys
 import types
 from pathlib import Path
@@ -98,6 +99,17 @@ def test_weights_of_another_model_are_refused(home, monkeypatch):
             checkpoints.load_or_train("04_tiny", other, refuse, refuse)
 
 
+@pytest.mark.parametrize("size", [0, 10, 300])
+def test_truncated_weights_are_not_loaded_and_the_message_says_what_to_do(home, monkeypatch, size):
+    store(monkeypatch, 0.1)
+    monkeypatch.setattr(project, "repository_url", lambda: None)
+    monkeypatch.setattr(data, "_cache", lambda: home / "cache")
+    file = home / "data" / "checkpoints" / "04_tiny.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(data.DataError, match=r"(?s)04_tiny.*missing or damaged.*make checkpoints"):
+        checkpoints.load("04_tiny", network())
+
+
 def test_weights_that_are_not_stored_are_named(home):
     (home / "data" / "manifest.json").write_text('{"files": {}}')
     with pytest.raises(ValueError, match="checkpoints/04_tiny.safetensors"):
@@ -115,18 +127,14 @@ def test_a_failure_leaves_the_stored_checkpoint_as_it_was(home, monkeypatch, mom
     def fail(*_):
         raise OSError(moment)
 
-    def half(self, content):
-        with self.open("wb") as file:
-            file.write(content[: len(content) // 2])
-        fail()
-
     store(monkeypatch, 0.1)
     with monkeypatch.context() as patch, pytest.raises(OSError, match=moment):
         if moment == "while it is written":
-            patch.setattr(Path, "write_bytes", half)
+            patch.setattr(os, "replace", fail)
         store(patch, 0.2, fail if moment == "while it is measured" else lambda model: {})
     loaded = checkpoints.load_or_train("04_tiny", network(), refuse, refuse)
     assert loaded[0].weight[0, 0] == torch.tensor(0.1).half()
+    assert os.listdir(home / "data" / "checkpoints") == ["04_tiny.safetensors"]
 
 
 def test_the_command_runs_the_lessons_that_have_a_checkpoint(home, monkeypatch):

@@ -35,7 +35,9 @@ def test_a_second_run_changes_no_byte(tree):
     assert "def f()" in tree.module("vit").read_text()
     assert len(run.seconds) == 7 and all(seconds > 0 for seconds in run.seconds.values())
     noted = json.loads((tree.path / "book" / "_data" / "lesson_runs.json").read_text())
-    assert noted == {"04": {"cells": 7, "seconds": max(1, round(sum(run.seconds.values()))), "threads": 1}}
+    seconds, cpu = max(1, round(sum(run.seconds.values()))), max(1, round(run.cpu))
+    assert noted == {"04": {"cells": 7, "cpu": cpu, "seconds": seconds, "threads": 1}}
+    assert 0.1 < run.cpu < 60
 
 
 @pytest.mark.parametrize(
@@ -48,6 +50,7 @@ def test_a_second_run_changes_no_byte(tree):
         (code("import warnings\nwarnings.warn('slow')"), "wrote to stderr: .*UserWarning: slow"),
         (code("x = 1", "raises-exception"), "tagged `raises-exception`, but nothing was raised"),
         (code("import time\ntime.sleep(60)"), "ran longer than 1 s"),
+        (code("import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"), "ended the kernel"),
     ],
 )
 def test_a_failed_run_names_the_cell_and_leaves_the_notebook_alone(tree, cell, message):

@@ -4,6 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 
 from notebook_tree import code
 
@@ -64,3 +65,13 @@ def test_a_kernel_that_dies_at_its_start_is_started_once_more(tree):
     tree.notebook("04_vit", [code("x = 1"), code("assert x == 1")])
     status, output = run_pytest(tree, "-p", "faltering")
     assert status == 0 and "3 passed in" in output.splitlines()[-1], output
+
+
+def test_a_kernel_killed_in_mid_cell_is_a_failure_and_no_wait(tree):
+    fatal = "import os, signal\nos.kill(os.getpid(), signal.SIGKILL)"
+    tree.notebook("04_vit", [code("x = 1"), code(fatal), code("x")])
+    start = time.monotonic()
+    status, output = run_pytest(tree)
+    assert time.monotonic() - start < 60  # a cell that is only slow has ten minutes
+    assert status == 1 and "2 failed, 2 passed" in output.splitlines()[-1], output
+    assert "notebooks/04_vit.ipynb::Cell 3 this cell ended the kernel (out of memory?)" in output.splitlines()

@@ -66,6 +66,38 @@ def test_a_prerequisite_must_be_a_lesson_of_the_book(tree):
         project.lessons(tree.path)
 
 
+PATH = "{title: All, promise: Everything., lessons: %s}"
+
+
+def test_a_path_is_an_order_of_lessons_or_the_whole_book(tree):
+    tree.notebook("04_vit", minutes=35)
+    tree.index(f"[{{name: 04_vit}}, {PLANNED}]")
+    index = tree.path / "book" / "lessons.yml"
+    both = PATH % "all" + ", " + PATH % '["07"]'
+    index.write_text(f"{index.read_text()}\npaths: [{both}]\n")
+    whole, part = project.paths(tree.path)
+    assert whole.whole and [lesson.number for lesson in whole.lessons] == ["04", "07"]
+    assert not part.whole and part.lessons[0].title == "CLIP" and part.promise == "Everything."
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [
+        (PATH % '["09"]', r"path 'All': no lesson \['09'\]"),
+        (PATH % '["07", "04"]', "lessons out of order"),
+        (PATH % "[]", "lessons out of order"),
+        ("{title: All, lessons: all}", r"a path has title, promise and lessons, got \['lessons', 'title'\]"),
+    ],
+)
+def test_a_path_that_leads_nowhere_is_refused(tree, path, message):
+    tree.notebook("04_vit")
+    tree.index(f"[{{name: 04_vit}}, {PLANNED}]")
+    index = tree.path / "book" / "lessons.yml"
+    index.write_text(f"{index.read_text()}\npaths: [{path}]\n")
+    with pytest.raises(ValueError, match=message):
+        project.paths(tree.path)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [

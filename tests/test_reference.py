@@ -621,6 +621,17 @@ def test_a_truncated_checkpoint_raises(published, cache):
         load()
 
 
+def test_a_file_that_the_hub_hands_out_damaged_raises(server, published, cache):
+    weights = published[0] / "model.safetensors"
+    whole = weights.read_bytes()
+    try:
+        weights.write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(Exception, match="(?i)safetensors|header|incomplete"):
+            load()
+    finally:
+        weights.write_bytes(whole)
+
+
 def test_a_broken_configuration_raises(published, cache):
     (into_cache(published[0], cache) / "config.json").write_text('{"model_type": ')
     with pytest.raises(OSError, match="config"):

@@ -205,6 +205,27 @@ def test_the_lock_covers_every_dependency():
     assert not missing
 
 
+def test_every_pin_is_a_version_that_pyproject_allows():
+    from packaging.requirements import Requirement
+
+    named = PYPROJECT["project"]["dependencies"] + PYPROJECT["build-system"]["requires"]
+    for extra in PYPROJECT["project"]["optional-dependencies"].values():
+        named += extra
+    for requirement in map(Requirement, named):
+        for line in locked()[normal(requirement.name)]:
+            assert requirement.specifier.contains(re.search(r"==([^\s;]+)", line)[1], prereleases=True), line
+
+
+def test_every_installation_checks_the_hashes_of_the_lock():
+    """CI installs by `make setup` alone, and that through the lock."""
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    installs = [line for line in makefile.splitlines() if "pip install" in line]
+    assert all("--require-hashes -r requirements.lock" in line or "--no-deps" in line for line in installs)
+    for path in WORKFLOWS:
+        text = path.read_text(encoding="utf-8")
+        assert "pip install" not in text and "uv pip" not in text, path.name
+
+
 def test_conda_users_get_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["name"] == PYPROJECT["project"]["name"]
@@ -267,8 +288,8 @@ def jobs():
             yield pytest.param(job, id=f"{path.stem}: {name}")
 
 
-def test_there_are_workflows_for_tests_the_book_newest_dependencies_and_a_gpu():
-    assert {"tests", "book", "newest", "gpu"} <= {path.stem for path in WORKFLOWS}
+def test_there_are_workflows_for_tests_the_book_newest_dependencies_seeds_and_a_gpu():
+    assert {"tests", "book", "newest", "seeds", "gpu"} <= {path.stem for path in WORKFLOWS}
 
 
 @pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)

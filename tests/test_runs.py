@@ -89,6 +89,14 @@ def test_a_sweep_runs_the_notebook_once_per_seed_and_keeps_the_figures_in_order(
     assert calls == [("04_thing.ipynb", "0"), ("04_thing.ipynb", "1"), ("04_thing.ipynb", "2")]
 
 
+def test_other_seeds_are_tried_and_nothing_is_stored(executed, home, monkeypatch):
+    calls = executed(lambda seed: {"accuracy": seed})
+    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", "--first", "100005"])
+    runs.main()
+    assert [seed for _, seed in calls] == ["100005", "100006"]
+    assert not list(home.rglob("04.json"))
+
+
 @pytest.mark.parametrize(
     ("figures", "message"),
     [

@@ -1,118 +1,22 @@
-"""The built site, as files and in a browser.
-
-The site is built, strictly, into `_build/html` if it is missing or older than what it is made of.
-"""
+"""The built site as files, and what the extension makes of a notebook."""
 
 from __future__ import annotations
 
-import fcntl
-import functools
-import http.server
+import base64
+import hashlib
+import html
 import json
-import os
+import math
 import re
-import shutil
-import subprocess
-import sys
-import threading
+import xml.etree.ElementTree as xml
 from collections import Counter
-from html.parser import HTMLParser
-from pathlib import Path
-from urllib.parse import unquote, urldefrag, urljoin, urlsplit
+from urllib.parse import unquote, urldefrag, urlsplit
 
 import pytest
-import yaml
+from built_site import BY_THEME, LESSON_PAGES, LESSONS, PAGES, ROOT, Html, article, html_files, page
 
-from mmscratch.kit import figures, project
-
-ROOT = Path(__file__).resolve().parents[1]
-SITE = ROOT / "_build" / "html"
-sys.path.insert(0, str(ROOT / "book" / "_ext"))
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-TOC = yaml.safe_load((ROOT / "_toc.yml").read_text(encoding="utf-8"))
-PAGES = [TOC["root"], *(chapter["file"] for part in TOC["parts"] for chapter in part["chapters"])]
-LESSONS = [lesson for lesson in project.lessons(ROOT) if lesson.written]
-LESSON_PAGES = [lesson.notebook.removesuffix(".ipynb") for lesson in LESSONS]
-BY_THEME = ["genindex", "search", "404"]
-
-
-def sources() -> list[Path]:
-    """All files that the site is made of."""
-    trees = [ROOT / "book", ROOT / "notebooks", ROOT / "mmscratch" / "kit"]
-    files = [path for tree in trees for path in tree.rglob("*") if path.suffix != ".pyc" and path.is_file()]
-    singles = ["_config.yml", "_toc.yml", "index.md", "pyproject.toml", "data/benchmarks.json"]
-    return files + [ROOT / name for name in singles if (ROOT / name).exists()]
-
-
-@pytest.fixture(scope="session")
-def site() -> Path:
-    """The folder of the built site."""
-    (ROOT / "_build").mkdir(exist_ok=True)
-    with open(ROOT / "_build" / ".test-lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # one worker builds, the others wait and find it fresh
-        built = SITE / "sitemap.xml"  # written last, by every build
-        if not built.exists() or built.stat().st_mtime < max(path.stat().st_mtime for path in sources()):
-            shutil.rmtree(SITE, ignore_errors=True)
-            command = [Path(sys.executable).with_name("jupyter-book"), "build", str(ROOT), "--all"]
-            run = subprocess.run(
-                [*command, "-n", "-W", "--keep-going"],
-                capture_output=True,
-                text=True,
-                env={**os.environ, "OMP_NUM_THREADS": "1"},
-            )
-            assert run.returncode == 0, (
-                f"the site does not build:\n{run.stdout[-3000:]}\n{run.stderr[-3000:]}"
-            )
-    return SITE
-
-
-class Html(HTMLParser):
-    """Elements with their attributes, ids, and the visible text of a page."""
-
-    def __init__(self, text: str):
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str]]] = []
-        self.ids: Counter[str] = Counter()
-        self.text: list[str] = []
-        self._hidden = 0
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        attributes = {key: value or "" for key, value in attrs}
-        self.elements.append((tag, attributes))
-        if "id" in attributes:
-            self.ids[attributes["id"]] += 1
-        self._hidden += tag in ("script", "style")
-
-    def handle_endtag(self, tag):
-        self._hidden -= tag in ("script", "style")
-
-    def handle_data(self, data):
-        if not self._hidden:
-            self.text.append(data)
-
-    def all(self, tag: str, *, having: str = "") -> list[dict[str, str]]:
-        return [
-            attributes
-            for name, attributes in self.elements
-            if name == tag and (not having or having in attributes)
-        ]
-
-
-@functools.cache
-def page(path: Path) -> Html:
-    return Html(path.read_text(encoding="utf-8"))
-
-
-def html_files(site: Path) -> list[Path]:
-    return sorted(path for path in site.rglob("*.html") if "_static" not in path.parts)
-
-
-def article(site: Path, name: str) -> str:
-    text = (site / f"{name}.html").read_text(encoding="utf-8")
-    return text[text.index('<article class="bd-article"') : text.index("</article>")]
-
+from mmscratch.kit import figures, ledger, licences, margins, project
+from mmscratch.kit.quiz import QUIZ_MIME
 
 # the pages as files
 
@@ -176,13 +80,65 @@ def test_nothing_is_loaded_from_another_site(site):
     assert not foreign, "\n".join(foreign)
 
 
-def test_pages_load_only_the_scripts_they_use(site):
-    for name in PAGES:
-        loaded = " ".join(script.get("src", "") for script in page(site / f"{name}.html").all("script"))
-        assert ("tex-chtml" in loaded) == ('class="math' in article(site, name)), name
-        for never in ("thebe", "fontawesome", "vega", "require"):
-            assert never not in loaded, f"{name} loads {never}"
-        assert "thebe" not in (site / f"{name}.html").read_text(encoding="utf-8").lower()
+def everything(site) -> list:
+    """Every page, those of the theme too."""
+    return [site / f"{name}.html" for name in [*PAGES, *BY_THEME]]
+
+
+def test_every_page_loads_one_style_sheet_and_one_script(site):
+    for file in everything(site):
+        styles = [link["href"] for link in page(file).all("link") if link.get("rel") == "stylesheet"]
+        scripts = [script["src"] for script in page(file).all("script", having="src")]
+        assert len(styles) == 1 and "/book.css?v=" in styles[0].replace("_static", "/"), (file, styles)
+        search = ["searchtools.js", "language_data.js", "searchindex.js"] if file.stem == "search" else []
+        assert [re.sub(r"\?.*", "", src.split("/")[-1]) for src in scripts] == ["book.js", *search], file
+
+
+def test_parts_of_the_theme_that_are_left_out_are_not_needed(site):
+    for file in everything(site):
+        text = file.read_text(encoding="utf-8").replace("sphinx-thebe 0", "")  # in a list of packages
+        for mark in ('class="toggle', 'class="sd-', " sd-", "thebe", "MathJax"):
+            assert mark not in text, f"{file.name} uses {mark!r}, which book.css and book.js do not hold"
+
+
+def test_every_icon_that_a_page_shows_is_in_the_style_sheet(site):
+    style = (site / "_static" / "book.css").read_text(encoding="utf-8")
+    text = "".join(file.read_text(encoding="utf-8") for file in everything(site))
+    text += (site / "_static" / "book.js").read_text(encoding="utf-8")
+    shown = set(re.findall(r"\bfa-(?!solid|regular|brands|lg|sm|fw)([a-z-]+)\b", text))
+    assert len(shown) > 5
+    assert not [icon for icon in shown if f".fa-{icon}:before" not in style]
+
+
+def test_a_page_names_what_it_may_run_and_has_nothing_else_inline(site):
+    for file in everything(site):
+        text = file.read_text(encoding="utf-8")
+        (policy,) = re.findall(r'<meta http-equiv="Content-Security-Policy" content="([^"]+)"', text)
+        assert text.index(policy) < text.index("<script"), "a policy counts from where it stands"
+        rules = dict(rule.strip().split(" ", 1) for rule in html.unescape(policy).split(";"))
+        assert rules["default-src"] == "'none'" and "unsafe" not in rules["script-src"]
+        inline = re.findall(
+            r"<script(?![^>]*(?:src|application/(?:ld\+)?json))[^>]*>(.*?)</script>", text, re.S
+        )
+        digests = [base64.b64encode(hashlib.sha256(code.encode()).digest()).decode() for code in inline]
+        assert rules["script-src"].split() == ["'self'", *(f"'sha256-{digest}'" for digest in digests)]
+        for tag, attributes in page(file).elements:
+            assert not [key for key in attributes if key.startswith("on")], f"{file.name}: {tag} {attributes}"
+            assert not attributes.get("href", "").startswith("javascript:"), f"{file.name}: {attributes}"
+            if attributes.get("target") == "_blank":
+                assert "noopener" in attributes.get("rel", ""), f"{file.name}: {attributes}"
+
+
+def test_formulas_are_set_when_the_book_is_built(site):
+    formulas = 0
+    for name in LESSON_PAGES:
+        body = article(site, name)
+        formulas += body.count("<math")
+        text = re.sub(r"<(pre|code|script)\b.*?</\1>", "", body, flags=re.S)
+        assert not re.search(r"\\[(\[]|\$[^$\n]*\\[a-z]+[^$\n]*\$", text), (
+            f"{name} shows the source of a formula"
+        )
+    assert formulas > 100
 
 
 def test_lesson_can_be_opened_in_colab_and_downloaded_as_it_is(site):
@@ -191,7 +147,7 @@ def test_lesson_can_be_opened_in_colab_and_downloaded_as_it_is(site):
         file = site / f"{lesson.notebook.removesuffix('.ipynb')}.html"
         links = [link["href"] for link in page(file).all("a", having="href")]
         colab = f"https://colab.research.google.com/github/{repository}/blob/main/{lesson.notebook}"
-        assert links.count(colab) == 2, "the header of the page and that of the lesson both offer Colab"
+        assert links.count(colab) == 1
         downloads = [link["href"] for link in page(file).all("a", having="download")]
         assert downloads
         for address in downloads:
@@ -254,16 +210,81 @@ def test_grid_shows_all_lessons_and_links_only_what_is_written(site):
             )
 
 
-def test_ledger_shows_every_measurement(site):
-    path = ROOT / "data" / "benchmarks.json"
-    body = article(site, "book/parity")
-    if not path.exists():
-        assert "ledger-empty" in body
-        return
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
-    assert len(re.findall(r'<th scope="row">', body)) == len(rows)
+def table_rows(text: str) -> int:
+    return len(re.findall(r'<th scope="row">', text))
+
+
+def stored(path: str):
+    return json.loads((ROOT / path).read_text(encoding="utf-8"))
+
+
+def test_ledger_has_a_row_for_every_reference_and_every_deliberate_error(site):
+    body, rows = article(site, "book/parity"), stored("book/_data/parity.json")["rows"]
+    mutants = sum(len(row["mutants"]) for row in rows)
+    unseen = [row for row in rows if row["unseen"]]
+    shown = [ledger.recorded(project.read_notebook(ROOT / lesson.notebook)) for lesson in LESSONS]
+    assert table_rows(body) == len(rows) + len(unseen) + mutants + sum(map(len, shown))
     for row in rows:
-        assert f"{row['parameters']:,}" in body and f"{row['forward_ratio']:.2f}" in body
+        assert f"<small>{row['package']} {row['version']}</small>" in body  # and what was compared
+        assert f"<td>{row['written']} + {row['drawn']}</td>" in body
+        assert f"<td>{len(row['mutants'])} of {len(row['mutants'])}</td>" in body
+        assert all(f"<code>{name}</code>" in body for name in row["unseen"])
+    for lesson in LESSONS:
+        if lesson.reference:
+            assert f'href="../{lesson.notebook.removesuffix(".ipynb")}.html"' in body
+
+
+def test_page_of_speed_shows_every_timing_and_the_means(site):
+    body, rows = article(site, "book/speed"), stored("data/benchmarks.json")["rows"]
+    devices = {row["device"] for row in rows}
+    assert table_rows(body) == len(rows) + 2 * len(devices)
+    for row in rows:
+        assert f"{row['forward_ratio']:.2f}" in body and (
+            not row["parameters"] or f"{row['parameters']:,}" in body
+        )
+    for size in ("lesson", "realistic"):
+        found = [r["forward_ratio"] for r in rows if r["size"] == size and r["device"] == "cpu"]
+        assert f"<strong>{math.prod(found) ** (1 / len(found)):.2f}</strong>" in body
+
+
+def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
+    body, runs = article(site, "book/results"), stored("book/_data/lesson_runs.json")
+    figures = {lesson.number: stored(f"data/runs/{lesson.number}.json")["figures"] for lesson in LESSONS}
+    claims = sum(
+        len(margins.margins(project.read_notebook(ROOT / lesson.notebook), figures[lesson.number]))
+        for lesson in LESSONS
+    )
+    assert claims >= 15
+    assert table_rows(body) == len(LESSONS) + claims + sum(map(len, figures.values()))
+    for lesson in LESSONS:
+        assert f"<td>{runs[lesson.number]['seconds']}</td>" in body
+
+
+def test_every_direct_dependency_and_every_data_file_has_a_licence(site):
+    body, manifest = article(site, "book/supply_chain"), stored("data/manifest.json")["files"]
+    for found in licences.direct(ROOT).values():
+        for package in found:
+            assert f'<th scope="row">{package.name}</th><td>{package.version}</td>' in body
+    assert {html.escape(entry["licence"]) for entry in manifest.values()} <= set(
+        re.findall(r"<td>(.*?)</td>", body)
+    )
+
+
+def test_a_ledger_that_does_not_hold_fails_the_build(tmp_path, monkeypatch):
+    from lessons import proof
+
+    rows = stored("book/_data/parity.json")
+    for spoil, message in (
+        (lambda: rows["rows"][0].update(of_bound=3.0), "3 times its bound"),
+        (lambda: rows["rows"].clear(), "no row"),
+    ):
+        spoil()
+        directive = proof.ParityLedger.__new__(proof.ParityLedger)
+        monkeypatch.setattr(directive, "stored", lambda: rows)
+        monkeypatch.setattr(directive, "tree", lambda: ROOT)
+        monkeypatch.setattr(directive, "error", AssertionError)
+        with pytest.raises(AssertionError, match=message):
+            directive.rows()
 
 
 def test_pages_have_addresses_and_a_card_for_those_who_share_them(site):
@@ -273,13 +294,105 @@ def test_pages_have_addresses_and_a_card_for_those_who_share_them(site):
             f"{project.site_url()}{name}.html"
         ]
         meta = {each.get("property"): each.get("content") for each in html.all("meta")}
-        assert meta["og:image"] == f"{project.site_url()}_static/card.png"
+        number = name.removeprefix("notebooks/")[:2]
+        card = f"_static/cards/{number}.png" if name in LESSON_PAGES else "_static/card.png"
+        assert meta["og:image"] == f"{project.site_url()}{card}" and len(meta["og:image:alt"]) > 40
+        size = (site / card).read_bytes()[16:24]
+        assert size == (1200).to_bytes(4, "big") + (630).to_bytes(4, "big")
         assert len(meta["og:description"]) > 40
-    assert (site / "_static" / "card.png").read_bytes()[16:24] == (1200).to_bytes(4, "big") + (630).to_bytes(
-        4, "big"
-    )
     locations = re.findall(r"<loc>(.*?)</loc>", (site / "sitemap.xml").read_text(encoding="utf-8"))
     assert {f"{project.site_url()}{name}.html" for name in PAGES} <= set(locations)
+
+
+def data(file) -> dict:
+    found = re.findall(
+        r'<script type="application/ld\+json">(.*?)</script>', file.read_text(encoding="utf-8")
+    )
+    assert len(found) == 1
+    return json.loads(found[0])
+
+
+def test_machines_read_the_book_as_a_course_and_its_lessons_as_parts(site):
+    course = data(site / "index.html")
+    assert course["@type"] == "Course" and len(course["hasPart"]) == len(LESSONS)
+    for lesson, part in zip(LESSONS, course["hasPart"], strict=True):
+        own = data(site / lesson.notebook.replace(".ipynb", ".html"))
+        assert own["isPartOf"]["@id"] == course["@id"] and own["name"] == part["name"]
+        assert part["timeRequired"] == f"PT{lesson.minutes}M" and len(part["teaches"]) == len(
+            lesson.objectives
+        )
+
+
+def test_the_feed_lists_the_changes_newest_first_and_its_links_lead_to_them(site):
+    channel = xml.fromstring((site / "feed.xml").read_text(encoding="utf-8")).find("channel")
+    items = channel.findall("item")
+    source = (ROOT / "book" / "changes.md").read_text(encoding="utf-8")
+    days = re.findall(r"^## (\S+) · ", source, re.M)
+    assert len(items) == len(days) == source.count("\n## ") and days == sorted(days, reverse=True)
+    for item in items:
+        address, anchor = item.find("link").text.split("#")
+        assert address == f"{project.site_url()}book/changes.html"
+        assert anchor in page(site / "book" / "changes.html").ids
+    for file in everything(site):
+        feeds = [link["href"] for link in page(file).all("link") if link.get("type") == "application/rss+xml"]
+        assert len(feeds) == 1 and feeds[0].endswith("feed.xml")
+
+
+def test_paths_hold_their_lessons_in_order_with_the_minutes_of_those_written(site):
+    from lessons.landing import duration
+
+    body = article(site, "index")
+    shown = re.findall(r'<li class="path.*?</li>(?=<li class="path|</ul>)', body, re.S)
+    assert len(shown) == len(project.paths()) >= 6
+    for path, text in zip(project.paths(), shown, strict=True):
+        assert html.escape(path.title) in text
+        assert duration(sum(each.minutes for each in path.lessons if each.written)) in text
+        if not path.whole:
+            assert re.findall(r"<li>(?:<a [^>]*>)?(\d\d) ", text) == [each.number for each in path.lessons]
+            assert text.count("planned") == 2 * sum(not each.written for each in path.lessons)
+    assert duration(440) == "7 h 20 min" and duration(60) == "1 h" and duration(0) == "0 min"
+
+
+FIELD = """CLIP, SigLIP, vision transformer, image encoder, vision-language model, visual question answering,
+optical character recognition, audio embedding, Whisper, diffusion model, flow matching, text-to-image,
+multimodal RAG"""
+
+
+def test_concepts_are_entries_of_the_glossary_in_three_sentences_with_their_lesson(site):
+    from lessons.source import glossary_entries, term_slug
+
+    listed = re.findall(r"^(.+): (\d\d)$", (ROOT / "book/concepts.md").read_text(encoding="utf-8"), re.M)
+    entries = glossary_entries(ROOT / "book")
+    for term, _ in listed:
+        definition = re.sub(r"\{term\}`([^`<]+?)(?: <[^>]+>)?`", r"\1", entries[term_slug(term)][1])
+        assert len(re.findall(r"[.?!](?=\s+[A-Z]|$)", definition)) == 3, f"{term}: {definition}"
+    assert {term.strip() for term in FIELD.replace("\n", " ").split(",")} <= {term for term, _ in listed}
+    numbers = [number for _, number in listed]
+    assert numbers == sorted(numbers)
+    # a lesson that only applies what others build has no word of its own
+    assert len({lesson.number for lesson in project.lessons()} - set(numbers)) <= 2
+    shown = page(site / "book" / "concepts.html")
+    assert {f"concept-{term_slug(term)}" for term, _ in listed} <= set(shown.ids)
+    assert article(site, "book/concepts").count("Built in lesson <a ") == sum(
+        number in {lesson.number for lesson in LESSONS} for number in numbers
+    )
+
+
+def test_measured_times_stand_in_one_table(site):
+    body = article(site, "book/how_to_read")
+    rows = dict(re.findall(r'<th scope="row"><a [^>]*>(\d\d) [^<]*</a></th><td>(\d+)</td>', body))
+    assert rows == {lesson.number: str(lesson.seconds) for lesson in LESSONS if lesson.seconds}
+
+
+def test_the_place_of_an_answer_cannot_be_guessed():
+    places = Counter()
+    for lesson in LESSONS:
+        for cell in project.read_notebook(ROOT / lesson.notebook).cells:
+            for output in cell.get("outputs", ()):
+                for question in output.get("data", {}).get(QUIZ_MIME, {}).get("questions", ()):
+                    places[question["answer"]] += 1
+    assert places.total() >= 4 * len(LESSONS)
+    assert max(places.values()) < 0.5 * places.total(), places
 
 
 def test_style_sheet_and_figures_share_the_accent():
@@ -366,13 +479,14 @@ def test_quiz_shows_markup_instead_of_running_it():
     }
     text = quiz_html([question], "q")
     assert "<img" not in text and "<b>" not in text
-    assert "<code>a&lt;b</code>" in text and r"\(x^2\)" in text
+    assert "<code>a&lt;b</code>" in text and "<msup><mi>x</mi><mn>2</mn></msup>" in text
 
 
 def test_small_differences_are_written_for_readers():
-    from lessons.directives import scientific
+    from lessons.proof import scientific
 
     assert scientific(0) == "0"
+    assert scientific(1e-5) == "10<sup>−5</sup>"
     assert scientific(4.8e-7) == "4.8 × 10<sup>−7</sup>"
 
 
@@ -383,179 +497,3 @@ def test_glossary_is_in_order_and_bibliography_has_no_double():
     assert terms == sorted(terms, key=str.lower) and len(terms) > 20
     entries = re.findall(r"^@\w+\{(\w+),", (ROOT / "book/references.bib").read_text(encoding="utf-8"), re.M)
     assert sorted(citation_keys(ROOT / "book").values()) == sorted(set(entries)) == sorted(entries)
-
-
-# in a browser
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
-@pytest.fixture(scope="session")
-def address(site):
-    """Where the site is served, with a trailing slash."""
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    server.shutdown()
-
-
-@pytest.fixture(scope="session")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium found: install the package chromium to test the site in a browser")
-    from playwright.sync_api import sync_playwright
-
-    flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        yield chromium
-        chromium.close()
-
-
-@pytest.fixture
-def visit(browser, address):
-    """Open a page: `visit("index", width=390, scripts=False)`. Its complaints are in `tab.problems`."""
-    contexts = []
-
-    def open_page(name: str, *, width: int = 1280, scheme: str = "light", scripts: bool = True):
-        context = browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, java_script_enabled=scripts
-        )
-        contexts.append(context)
-        tab = context.new_page()
-        tab.problems = problems = []
-        tab.on("console", lambda m: problems.append(m.text) if m.type in ("error", "warning") else None)
-        tab.on("pageerror", lambda error: problems.append(str(error)))
-        tab.on("requestfailed", lambda request: problems.append(f"failed: {request.url}"))
-        tab.on(
-            "request",
-            lambda r: (
-                None
-                if r.url.startswith((address, "data:", "blob:"))
-                else problems.append(f"foreign: {r.url}")
-            ),
-        )
-        tab.goto(urljoin(address, f"{name}.html"))
-        tab.wait_for_load_state("networkidle")
-        return tab
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def scroll_through(tab) -> None:
-    height = tab.evaluate("document.documentElement.scrollHeight")
-    for y in range(0, height, 700):
-        tab.evaluate(f"window.scrollTo(0, {y})")
-        tab.wait_for_timeout(15)
-    tab.wait_for_function("!document.querySelector('.live-figure:not(.is-drawn)')")
-    tab.wait_for_load_state("networkidle")
-
-
-def violations(tab) -> list[str]:
-    from axe_playwright_python.sync_playwright import Axe
-
-    # its preloading asks for the imports of style sheets at wrong addresses
-    found = Axe().run(tab, options={"preload": False}).response["violations"]
-    return [
-        f"{each['id']} ({each['impact']}): {each['help']}: {each['nodes'][0]['html'][:200]}"
-        for each in found
-        if each["impact"] in ("serious", "critical")
-    ]
-
-
-@pytest.mark.parametrize("name", [*PAGES, "search"])
-def test_page_in_a_browser_is_quiet_accessible_and_fits_a_phone(visit, name):
-    tab = visit(name)
-    scroll_through(tab)
-    assert not tab.problems
-    assert not violations(tab), "in light mode"
-    tab.emulate_media(color_scheme="dark")
-    tab.wait_for_function("document.documentElement.dataset.theme === 'dark'")
-    tab.wait_for_timeout(250)  # the theme fades from one to the other
-    background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-    assert max(map(int, re.findall(r"\d+", background)[:3])) < 64, background
-    assert not violations(tab), "in dark mode"
-    tab.set_viewport_size({"width": 390, "height": 844})
-    tab.wait_for_timeout(600)  # the theme makes what now scrolls reachable by keyboard, a little later
-    wider = tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth")
-    assert wider == 0, f"{wider} px wider than a phone"
-    assert not violations(tab), "on a phone"
-    assert not tab.problems
-
-
-@pytest.mark.parametrize("name", LESSON_PAGES)
-def test_live_figures_are_drawn_and_follow_their_controls(visit, name):
-    tab = visit(name)
-    assert not tab.evaluate("'vegaEmbed' in window && !document.querySelector('.live-figure')")
-    scroll_through(tab)
-    figure_count = tab.locator(".live-figure").count()
-    assert figure_count >= 1, "a lesson has at least one figure to touch"
-    assert tab.locator(".live-figure .live-drawing svg").count() == figure_count
-    for control in tab.locator(".live-figure input[type=range]").all():
-        drawing = control.locator("xpath=ancestor::div[contains(@class, 'live-drawing')]").locator("svg")
-        before = drawing.inner_html()
-        control.focus()
-        at_end = control.evaluate("input => Number(input.value) >= Number(input.max)")
-        tab.keyboard.press("ArrowLeft" if at_end else "ArrowRight")
-        tab.wait_for_function(
-            "([svg, before]) => svg.innerHTML !== before", arg=[drawing.element_handle(), before]
-        )
-    assert not tab.problems
-
-
-@pytest.mark.parametrize("name", LESSON_PAGES)
-def test_live_figure_on_a_phone_stays_inside_its_card(visit, name):
-    tab = visit(name, width=390)
-    scroll_through(tab)
-    for card in tab.locator(".live-figure").all():
-        spills = card.evaluate("card => card.scrollWidth - card.clientWidth")
-        assert spills <= 1 or card.get_attribute("tabindex") == "0", (
-            "what scrolls can be reached with the keyboard"
-        )
-
-
-@pytest.mark.parametrize("name", LESSON_PAGES)
-def test_quiz_works_with_the_keyboard_alone(visit, name):
-    tab = visit(name)
-    forms = tab.locator(".quiz-question").all()
-    assert forms, "a lesson ends with a quiz"
-    for form in forms:
-        options, verdict = form.locator("input"), form.locator(".quiz-verdict")
-        right = int(form.get_attribute("data-answer"))
-        wrong = (right + 1) % options.count()
-        options.first.focus()
-        tab.keyboard.press("Tab")
-        assert form.locator(".quiz-check").evaluate("button => button === document.activeElement")
-        tab.keyboard.press("Enter")
-        assert "Choose" in verdict.inner_text()
-        for choice, words in ((wrong, "Not quite"), (right, "Right")):
-            options.nth(choice).focus()
-            tab.keyboard.press("Space")
-            tab.keyboard.press("Enter")
-            assert words in verdict.inner_text()
-        assert form.locator(".quiz-why p").is_visible(), "the reason is shown"
-    assert f"{len(forms)} of {len(forms)} right" in tab.locator("[data-quiz-score]").inner_text()
-    assert not tab.problems
-
-
-@pytest.mark.parametrize("name", LESSON_PAGES)
-def test_lesson_without_scripts_still_shows_figures_and_answers(visit, name):
-    tab = visit(name, scripts=False)
-    for picture in tab.locator(".live-picture").all():
-        assert picture.is_visible()
-    assert not tab.locator(".quiz-check").first.is_visible()
-    answer = tab.locator(".quiz-why").first
-    answer.locator("summary").click()
-    assert answer.locator("p").is_visible()
-
-
-def test_search_finds_a_term(visit):
-    tab = visit("search")
-    tab.goto(tab.url + "?q=registers")
-    tab.wait_for_selector("#search-results li", timeout=15000)
-    assert "Glossary" in tab.locator("#search-results").inner_text()

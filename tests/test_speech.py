@@ -131,8 +131,12 @@ def test_a_reader_may_change_a_waveform():
 
 def test_speech_stays_within_its_budget_and_says_what_made_it():
     entries = {name: entry for name, entry in data.manifest().items() if name.startswith("speech/")}
-    assert len(entries) == len(make_data.VOICES) + 1
-    assert sum(entry["bytes"] for entry in entries.values()) < 3_000_000
+    sums = entries.pop("speech/fsdd.json")
+    assert sums["licence"] == "CC-BY-4.0" and "CC BY-SA 4.0" in sums["credit"]
+    assert len(entries) == len(make_data.VOICES) + 1 + len(make_data.READERS) + 1
+    sizes = {name: entry["bytes"] for name, entry in entries.items()}
+    assert sum(size for name, size in sizes.items() if "reading" in name) < 3_000_000
+    assert sum(size for name, size in sizes.items() if "reading" not in name) < 3_000_000
     for entry in entries.values():
         assert entry["licence"] == "CC-BY-4.0" and entry["rebuild"].endswith("make_data speech")
         assert f"synthesised by this book with espeak-ng {make_data.ESPEAK_VERSION};" in entry["origin"]
@@ -155,14 +159,159 @@ def test_builder_says_how_to_get_espeak_and_refuses_another_version(tmp_path, mo
         make_data.build_speech()
 
 
-@pytest.mark.skipif(system.find("espeak-ng") is None, reason="espeak-ng is not installed")
-def test_the_same_espeak_says_the_same_to_the_byte():
+@pytest.fixture
+def espeak():
+    """The very espeak-ng that made the speech, or the test is skipped."""
+    if system.find("espeak-ng") is None:
+        pytest.skip("espeak-ng is not installed")
     pytest.importorskip("scipy")
     try:
         make_data.check_espeak()
     except make_data.BuildError as other:
         pytest.skip(str(other))
+
+
+def test_the_same_espeak_says_the_same_to_the_byte(espeak):
     voice = make_data.VOICES[-1]
     content, ends = make_data.speak_all(voice, make_data.SENTENCES + make_data.DIGITS)
     kept = json.loads((DATA / "speech/speech.json").read_text())["voices"][-1]
     assert ends == kept["ends"] and content == (DATA / kept["file"]).read_bytes()
+
+
+# -- readings, for training
+
+
+@pytest.fixture(scope="module")
+def readings() -> list[data.Utterance]:
+    return data.readings()
+
+
+def test_readers_are_in_one_split_and_training_voices_share_neither_accent_nor_tract(readings):
+    voices = {s: {u.voice for u in readings if u.split == s} for s in ("train", "dev", "test")}
+    assert [len(names) for names in voices.values()] == [18, 2, 4]
+    rest = voices["dev"] | voices["test"]
+    assert voices["dev"].isdisjoint(voices["test"])
+    for part in (0, 1):
+        ours, theirs = (
+            {name.split("+")[part] for name in names if name.count("+") >= part}
+            for names in (voices["train"], rest)
+        )
+        assert ours.isdisjoint(theirs), part
+
+
+def test_no_text_but_a_word_is_read_twice_and_training_readers_say_every_word(readings):
+    texts = [u.text for u in readings if u.kind != "word"]
+    assert len(set(texts)) == len(texts) == 24 * (make_data.READ_SENTENCES + make_data.READ_DIGITS)
+    words = make_data.reading_words()
+    for voice in {u.voice for u in readings if u.split == "train"}:
+        assert [u.text for u in data.readings(voice=voice, kind="word")] == words
+    assert {u.split for u in readings if u.kind == "word"} == {"train"}
+    assert {w for text in texts for w in re.findall("[a-z]+", text)} <= set(words)
+    assert set(make_data.DIGITS) <= set(words) and data.DIGIT_WORDS == make_data.DIGITS
+
+
+def test_readings_are_mono_sound_of_sane_length_and_begin_where_they_should(readings):
+    for u in readings:
+        assert u.rate == 16_000 and u.waveform.ndim == 1 and u.waveform.dtype == torch.float32
+        syllables = len(re.findall(r"[aeiouy]+", u.text.replace("e ", " ")))
+        assert 0.06 * syllables < u.seconds < 0.8 * syllables, u
+        assert 0.2 < u.waveform.abs().max() <= 1
+        # Opus smears a little into the 20 ms of silence at the ends
+        assert u.waveform[:160].abs().max() < 0.15 and u.waveform[-160:].abs().max() < 0.15, u
+
+
+def test_readings_can_be_chosen_and_refused(readings):
+    chosen = data.readings(split="test", kind="digits")
+    assert [u.text for u in chosen] == [u.text for u in readings if (u.split, u.kind) == ("test", "digits")]
+    for filters, message in (
+        ({"split": "valid"}, "split of readings must be one of 'train', 'dev', 'test', not 'valid'"),
+        ({"kind": "song"}, "kind of readings must be one of 'sentence', 'digits', 'word', not 'song'"),
+        ({"voice": "en-au"}, "voice of readings must be one of 'en-us', .*, not 'en-au'"),
+        (
+            {"split": "test", "kind": "word"},
+            "no reading is in split 'test', of kind 'word' and by voice None",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            data.readings(**filters)
+
+
+def test_the_same_texts_are_drawn_again():
+    index = json.loads((DATA / "speech/readings.json").read_text())
+    said: set[str] = set()
+    for number, (kept, voice) in enumerate(zip(index["voices"], make_data.READERS, strict=True)):
+        assert {key: kept[key] for key in voice._fields} == voice._asdict()
+        if number < 3:
+            texts, kinds = make_data.reading_texts(number, said)
+            assert (texts, kinds) == (kept["texts"], kept["kinds"])
+
+
+def test_the_same_espeak_reads_the_same_again_to_the_byte(espeak):
+    kept = json.loads((DATA / "speech/readings.json").read_text())["voices"][-1]
+    content, ends = make_data.speak_all(make_data.READERS[-1], kept["texts"], opus=True)
+    assert ends == kept["ends"]
+    if content != (DATA / kept["file"]).read_bytes():  # another processor may round the codec otherwise
+        import io
+
+        import soundfile
+
+        again, _ = soundfile.read(io.BytesIO(content))
+        before, _ = soundfile.read(DATA / kept["file"])
+        assert abs(again - before).max() < 1e-3
+
+
+# -- real digits
+
+
+def test_real_digits_are_looked_for_locally_and_checked(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(data, "_cache", lambda: tmp_path / "cache")
+
+    def unreachable(*_):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(data, "_retrieve", unreachable)
+    monkeypatch.setenv("MMSCRATCH_DATA_DIR", str(tmp_path))
+    folder = tmp_path / "fsdd/recordings"
+    folder.mkdir(parents=True)
+    (folder / "0_george_0.wav").write_bytes(b"not the recording")
+    assert data.real_digits() == []
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "skipped (ConnectionError; set MMSCRATCH_DATA_DIR" in said
+
+
+def test_real_digits_are_fetched_file_by_file_with_their_checksums(tmp_path, monkeypatch):
+    asked = []
+
+    def retrieve(url, sha256, destination):
+        asked.append((url, sha256))
+        destination.parent.mkdir(parents=True, exist_ok=True)
+        import soundfile
+
+        soundfile.write(destination, [0.0, 0.1, 0.0], 8000)
+
+    monkeypatch.setattr(data, "_cache", lambda: tmp_path)
+    monkeypatch.setattr(data, "_retrieve", retrieve)
+    monkeypatch.delenv("MMSCRATCH_DATA_DIR", raising=False)
+    found = data.real_digits("train", speaker="theo")
+    assert len(found) == len(asked) == 50 and {u.text for u in found} == set(data.DIGIT_WORDS)
+    index = json.loads((DATA / "speech/fsdd.json").read_text())
+    assert asked[0] == (
+        "https://raw.githubusercontent.com/Jakobovski/free-spoken-digit-dataset/"
+        f"{index['commit']}/recordings/0_theo_5.wav",
+        index["sha256"]["0_theo_5"],
+    )
+
+
+def test_real_digits_refuse_what_there_is_not():
+    with pytest.raises(ValueError, match="split of real digits must be one of 'train', 'test', not 'dev'"):
+        data.real_digits("dev")
+    with pytest.raises(ValueError, match="speaker of real digits must be one of 'george', .*, not 'anna'"):
+        data.real_digits(speaker="anna")
+
+
+def test_a_local_copy_of_the_real_digits_is_read_where_there_is_one():
+    found = data.real_digits()
+    if not found:
+        pytest.skip("no copy of the recordings here")
+    assert len(found) == 300 and {u.rate for u in found} == {8000} and len({u.voice for u in found}) == 6
+    assert all(0.1 < u.seconds < 2.5 and u.waveform.abs().max() <= 1 for u in found)

@@ -1,5 +1,5 @@
-/* What a page of the book does beyond showing itself: live figures, the quiz, and a few labels that the theme leaves
-   out. No library, no build step; a page reads without it. */
+/* What a page of the book does beyond showing itself: live figures, and what the theme leaves to mend. The quiz and the
+   reader's progress are in quiz.js and progress.js. No library, no build step; a page reads without any of it. */
 (() => {
   "use strict";
 
@@ -38,9 +38,10 @@
     const padding = 40; // of the card, and a label that may stand out at the right
     const room = figure.parentElement.clientWidth - padding;
     const target = document.createElement("div");
-    target.className = "live-drawing";
+    target.className = "live-drawing"; // out of the flow until the picture goes, so that nothing jumps
     figure.prepend(target);
-    const options = { mode: "vega-lite", renderer: "svg", actions: false, tooltip: { theme: "light" } };
+    // `ast` interprets a figure's formulas instead of compiling them, which the page's security policy forbids
+    const options = { mode: "vega-lite", renderer: "svg", actions: false, ast: true, tooltip: { theme: "light" } };
     await embed(target, fitted(spec, picture, room), options);
     figure.classList.add("is-drawn");
     scrollable(figure);
@@ -64,60 +65,27 @@
     if (element.scrollWidth > element.clientWidth + 1) element.tabIndex = 0;
   }
 
-  /* Quiz. Right or wrong is said in words and announced; the reason follows in the same place. */
-
-  function check(form, quiz) {
-    const chosen = form.querySelector("input:checked");
-    const verdict = form.querySelector(".quiz-verdict");
-    if (!chosen) {
-      verdict.textContent = "Choose an answer first.";
-      return;
-    }
-    const right = chosen.value === form.dataset.answer;
-    form.classList.toggle("is-right", right);
-    form.classList.toggle("is-wrong", !right);
-    const why = form.querySelector(".quiz-why");
-    verdict.textContent = right ? "Right." : "Not quite. Try again, or open the answer.";
-    why.hidden = false;
-    why.open = right;
-    const forms = [...quiz.querySelectorAll("form")];
-    const solved = forms.filter((each) => each.classList.contains("is-right")).length;
-    quiz.querySelector("[data-quiz-score]").textContent = `${solved} of ${forms.length} right.`;
-    if (solved === forms.length) quiz.dispatchEvent(new CustomEvent("quiz:passed", { bubbles: true }));
+  function findScrollable() {
+    document.querySelectorAll("div.cell_output pre, .highlight pre, div.math, .pst-scrollable-table-container, .text_html")
+      .forEach(scrollable);
   }
 
-  function prepareQuizzes() {
-    for (const quiz of document.querySelectorAll("[data-quiz]")) {
-      for (const form of quiz.querySelectorAll("form")) {
-        form.querySelector(".quiz-check").hidden = false;
-        form.querySelector(".quiz-why").hidden = true;
-        form.addEventListener("submit", (event) => {
-          event.preventDefault();
-          check(form, quiz);
-        });
-        form.addEventListener("change", () => {
-          form.classList.remove("is-right", "is-wrong");
-          form.querySelector(".quiz-verdict").textContent = "";
-        });
-      }
-    }
-  }
-
-  /* The theme labels its search button otherwise than it reads, and leaves the logo outside every landmark. */
+  /* The theme labels its search button otherwise than it reads. */
   function mendTheme() {
     document.querySelectorAll(".search-button-field, .search-button__button").forEach((button) => {
       if (button.textContent.trim()) button.removeAttribute("aria-label");
     });
-    document.querySelectorAll("div.cell_output pre, .highlight pre, .math, .bd-article .pst-scrollable-table-container")
-      .forEach(scrollable);
+    document.querySelector("#search-results")?.previousElementSibling?.querySelector?.("input[type=search]")?.focus();
   }
 
-  function start() {
+  document.addEventListener("DOMContentLoaded", () => {
     mendTheme();
-    prepareQuizzes();
-    watchFigures();
-  }
-
-  if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", start);
-  else start();
+    findScrollable();
+    let waiting;
+    window.addEventListener("resize", () => {
+      clearTimeout(waiting);
+      waiting = setTimeout(findScrollable, 200);
+    });
+  });
+  window.addEventListener("load", watchFigures); // the page itself comes first
 })();

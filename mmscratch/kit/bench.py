@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from mmscratch.kit.project import require_root, root, write_text
+from mmscratch.kit.project import exclusive, require_root, root, write_text
 from mmscratch.kit.reference import Case, Comparison, Table, at_most, cases
 
 ALLOWED_RATIO = 1.05
@@ -75,12 +75,15 @@ def row(case: Case, comparison: Comparison, device: str = "cpu") -> dict:
         "primitive": case.primitive,
         "reference": case.library,
         "case": case.name,
+        "size": "realistic" if case.bench == "realistic" else "lesson",
         "device": device if device == "cpu" else torch.cuda.get_device_name(),
         "parameters": comparison.parameters,
         "output": float(f"{comparison.output.absolute:.1e}"),
         "gradient": None if comparison.gradient is None else float(f"{comparison.gradient:.1e}"),
         "forward_ratio": forward and round(forward.ratio, 3),
         "backward_ratio": backward and round(backward.ratio, 3),
+        "forward_spread": forward and forward.spread and [round(ratio, 3) for ratio in forward.spread],
+        "backward_spread": backward and backward.spread and [round(ratio, 3) for ratio in backward.spread],
         "forward_ms": forward and [round(forward.ours, 2), round(forward.reference, 2)],
         "backward_ms": backward and [round(backward.ours, 2), round(backward.reference, 2)],
         "threads": comparison.threads,
@@ -91,17 +94,19 @@ def machine(threads: int) -> dict:
     """What the figures were measured on."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.is_file() else []
+    lines = info.read_text(encoding="utf-8").splitlines() if info.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return {"cpu": names[0] if names else cpu, "threads": threads, "torch": torch.__version__.split("+")[0]}
 
 
 def save(path: Path, rows: list[dict], machine: dict) -> None:
     """Merge `rows` into the file; a row replaces the one of the same primitive, reference, case, device."""
-    kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-    merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *rows]}
-    ordered = sorted(merged.values(), key=lambda r: [str(r.get(k)) for k in KEY])
-    write_text(path, json.dumps({"machine": machine, "rows": ordered}, indent=1, ensure_ascii=False) + "\n")
+    with exclusive(path.parent):  # two benchmarks may end at once
+        kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
+        merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *rows]}
+        ordered = sorted(merged.values(), key=lambda r: [str(r.get(k)) for k in KEY])
+        text = json.dumps({"machine": machine, "rows": ordered}, indent=1, ensure_ascii=False) + "\n"
+        write_text(path, text)
 
 
 class Stored(Table):

@@ -66,10 +66,7 @@ def save(name: str, model: nn.Module, metrics: Callable[[nn.Module], dict[str, f
     with torch.no_grad():
         figures = {key: round(float(value), 4) for key, value in metrics(model).items()}
     target = project.require_root() / "data" / "checkpoints" / f"{name}.safetensors"
-    target.parent.mkdir(exist_ok=True)
-    partial = target.with_suffix(".part")
-    partial.write_bytes(raw)
-    partial.replace(target)
+    project.write_bytes(target, raw)
     make_data.register(
         target,
         licence="CC-BY-4.0",

@@ -414,10 +414,11 @@ class Utterance:
 
     Attributes:
         text: what is said, as the tiny world writes it: lower case, "?" where it is a question.
-        voice: name of the synthetic voice, such as ``"en-us+f3"``.
-        split: ``"train"`` or ``"test"``; a voice is in one of the two only.
+        voice: name of the synthetic voice, such as ``"en-us+f3"``, or of the speaker.
+        split: ``"train"``, ``"dev"`` or ``"test"``; a voice is in one of them only.
         rate: samples a second.
         waveform: float32 ``(L,)`` in [-1, 1].
+        kind: ``"sentence"``, ``"digits"`` (some in a row) or ``"word"``.
     """
 
     text: str
@@ -425,6 +426,7 @@ class Utterance:
     split: str
     rate: int
     waveform: Tensor
+    kind: str = "sentence"
 
     def __repr__(self) -> str:
         return f"Utterance({self.text!r}, voice {self.voice!r}, {self.seconds:.2f} s)"
@@ -474,14 +476,108 @@ def speech(*, voice: str | None = None, split: str | None = None, text: str | No
     return found
 
 
-@functools.lru_cache(maxsize=2)
+def readings(
+    *, split: str | None = None, kind: str | None = None, voice: str | None = None
+) -> list[Utterance]:
+    """Return what the book's readers say, for lessons that train on speech: always in the same order.
+
+    24 synthetic voices, each with sentences of the tiny world and rows of digits that no other one reads.
+    The voices of split "train" also say every word alone. Stored in Opus at about 12 kbit/s.
+
+    Args:
+        split: only the voices for ``"train"``, for ``"dev"`` (choosing settings) or for ``"test"``.
+        kind: only ``"sentence"``, ``"digits"`` or ``"word"``.
+        voice: only this voice, such as ``"en-us"``.
+
+    Raises:
+        ValueError: no reading is in that split, of that kind or by that voice.
+    """
+    index = _speech_index(path("speech/readings.json"))
+    voices = index["voices"]
+    for name, wanted, there in (
+        ("split", split, dict.fromkeys(entry["split"] for entry in voices)),
+        ("kind", kind, dict.fromkeys(k for entry in voices for k in entry["kinds"])),
+        ("voice", voice, [entry["name"] for entry in voices]),
+    ):
+        if wanted is not None and wanted not in there:
+            raise ValueError(
+                f"{name} of readings must be one of {', '.join(map(repr, there))}, not {wanted!r}"
+            )
+    found = []
+    for entry in voices:
+        if voice not in (None, entry["name"]) or split not in (None, entry["split"]):
+            continue
+        waveform, start = _samples(path(entry["file"]), index["rate"]), 0
+        kinds = [k for k, count in entry["kinds"].items() for _ in range(count)]
+        for spoken, its_kind, end in zip(entry["texts"], kinds, entry["ends"], strict=True):
+            if kind in (None, its_kind):
+                part = waveform[start:end].clone()
+                found.append(Utterance(spoken, entry["name"], entry["split"], index["rate"], part, its_kind))
+            start = end
+    if not found:
+        raise ValueError(f"no reading is in split {split!r}, of kind {kind!r} and by voice {voice!r}")
+    return found
+
+
+DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
+def real_digits(split: str = "test", *, speaker: str | None = None) -> list[Utterance]:
+    """Return recordings of the Free Spoken Digit Dataset (CC BY-SA 4.0): real people, 8 kHz.
+
+    Six speakers say each digit five times in ``"test"`` (its official test split) and five times in
+    ``"train"``. Each file is looked for in ``fsdd/recordings/`` below the folder named by MMSCRATCH_DATA_DIR,
+    then in the user's cache, then fetched, and its checksum is verified. Where that fails, an empty list is
+    returned and one line printed.
+
+    Raises:
+        ValueError: there is no such split or speaker.
+    """
+    index = _speech_index(path("speech/fsdd.json"))
+    speakers = list(dict.fromkeys(name.split("_")[1] for name in index["sha256"]))
+    if split not in ("train", "test"):
+        raise ValueError(f"split of real digits must be one of 'train', 'test', not {split!r}")
+    if speaker is not None and speaker not in speakers:
+        raise ValueError(
+            f"speaker of real digits must be one of {', '.join(map(repr, speakers))}, not {speaker!r}"
+        )
+    found = []
+    for name, sha256 in index["sha256"].items():
+        digit, who, number = name.split("_")
+        if speaker in (None, who) and (int(number) < 5) == (split == "test"):
+            file = _recording(f"fsdd/recordings/{name}.wav", sha256, index)
+            if isinstance(file, str):
+                print(f"spoken digits of real people: skipped ({file})")
+                return []
+            waveform = _samples(file, 8000).clone()
+            found.append(Utterance(DIGIT_WORDS[int(digit)], who, split, 8000, waveform, "word"))
+    return found
+
+
+def _recording(name: str, sha256: str, index: dict[str, Any]) -> Path | str:
+    """An intact copy of one public recording, or why there is none."""
+    extra = os.environ.get("MMSCRATCH_DATA_DIR")
+    cached = _cache() / name
+    for place in [*([Path(extra).expanduser() / name] if extra else []), cached]:
+        if _sha256(place) == sha256:
+            return place
+    address = index["repository"].replace("https://github.com/", "https://raw.githubusercontent.com/")
+    url = f"{address}/{index['commit']}/recordings/{cached.name}"
+    try:
+        _retrieve(url, sha256, cached)
+    except Exception as error:  # no network, a proxy's page in place of the file, a full disk
+        return f"{type(error).__name__}; set MMSCRATCH_DATA_DIR to a folder that holds {name}"
+    return cached
+
+
+@functools.lru_cache(maxsize=4)
 def _speech_index(file: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _samples(file: Path, rate: int) -> Tensor:
-    """Decode one channel of FLAC: float32 ``(L,)``."""
+    """Decode one channel of FLAC, Ogg or WAV: float32 ``(L,)``."""
     import soundfile
     import torch
 

@@ -33,10 +33,22 @@ class LessonFailed(RuntimeError):
 
 @dataclass(frozen=True)
 class Run:
-    """An executed notebook and the seconds that each of its code cells took, by index in `notebook.cells`."""
+    """An executed notebook, the seconds that each of its code cells took, by index in `notebook.cells`, and
+    the CPU seconds of its kernel, imports and all (0 where the system does not say)."""
 
     notebook: Any
     seconds: dict[int, float]
+    cpu: float = 0.0
+
+
+def _cpu_of_children() -> float:
+    """CPU seconds of the processes that this one started and that have ended."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0.0
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
 
 
 def environment(threads: int = 1) -> dict[str, str]:
@@ -93,6 +105,7 @@ def execute(
     own = ("MMSCRATCH_SEED", "MMSCRATCH_RECORD", "MMSCRATCH_CHECKPOINTS", "MMSCRATCH_KEEP")
     inherited = {key: value for key, value in os.environ.items() if key not in own}
     seconds: dict[int, float] = {}
+    before = _cpu_of_children()
     with tempfile.TemporaryDirectory() as sockets, contextlib.ExitStack() as stack:
         client = _client(notebook, path.resolve().parent, timeout, sockets)
         settings = {**inherited, **environment(threads), **(env or {})}
@@ -119,7 +132,7 @@ def execute(
             failed = any(output.output_type == "error" for output in cell.outputs)
             if "raises-exception" in project.tags(cell) and not failed:
                 raise LessonFailed(f"{where} is tagged `raises-exception`, but nothing was raised")
-    return Run(notebook, seconds)
+    return Run(notebook, seconds, _cpu_of_children() - before)
 
 
 def store(path: Path, *, threads: int = 1, timeout: int = 600) -> Run:
@@ -141,10 +154,14 @@ def store(path: Path, *, threads: int = 1, timeout: int = 600) -> Run:
         raise Refused(f"{path.name} was edited while it ran; the run is not stored, run it again")
     project.write_text(path, text)
     runs_file = tree / "book" / "_data" / "lesson_runs.json"
-    runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
     total = max(1, round(sum(run.seconds.values())))
-    runs[path.name[:2]] = {"cells": len(run.seconds), "seconds": total, "threads": threads}
-    project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
+    facts = {"cells": len(run.seconds), "seconds": total, "threads": threads}
+    if run.cpu:
+        facts["cpu"] = max(1, round(run.cpu))
+    with project.exclusive(tree):  # two lessons may be stored at once
+        runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
+        runs[path.name[:2]] = facts
+        project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
     return run
 
 

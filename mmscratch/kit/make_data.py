@@ -21,12 +21,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mmscratch.kit import make_fonts, system
+from mmscratch.kit import make_fonts, project, system
 from mmscratch.kit.data import GROUPS, STYLES, TILE
 
 if TYPE_CHECKING:
@@ -113,10 +114,10 @@ def build_emoji(font_file: Path = FONT, archive: Path | None = None) -> None:
             index["names"][language].append(f"flag of {name}" if flag_of else name)
 
     for style in STYLES:
-        _write(DATA / f"emoji/{style}.webp", _sheet(tiles[style]))
+        project.write_bytes(DATA / f"emoji/{style}.webp", _sheet(tiles[style]))
     # one line per column keeps the file small and its diffs readable
     columns = (f"{json.dumps(k)}: {json.dumps(v, ensure_ascii=False)}" for k, v in index.items())
-    _write(DATA / "emoji/emoji.json", ("{\n" + ",\n".join(columns) + "\n}\n").encode())
+    project.write_bytes(DATA / "emoji/emoji.json", ("{\n" + ",\n".join(columns) + "\n}\n").encode())
     print(f"emoji: {len(index['chars'])} concepts in {len(STYLES)} styles")
     print(f"emoji without a picture in both styles: {'; '.join(dropped)}")
 
@@ -394,10 +395,10 @@ def build_photos() -> None:
         found = hashlib.sha256(content).hexdigest()
         if found != photo["sha256"]:
             raise BuildError(f"{source} has sha256 {found}; expected {photo['sha256']}")
-        _write(DATA / f"photos/{photo['name']}.jpg", _jpeg(content))
+        project.write_bytes(DATA / f"photos/{photo['name']}.jpg", _jpeg(content))
         entries.append({key: value for key, value in photo.items() if key not in ("file", "sha256")})
     text = json.dumps(entries, indent=1, ensure_ascii=False) + "\n"
-    _write(DATA / "photos/photos.json", text.encode())
+    project.write_bytes(DATA / "photos/photos.json", text.encode())
     print(f"photos: {len(entries)}")
 
 
@@ -461,7 +462,129 @@ SENTENCES = (
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
+# for lessons that train on speech; no training voice has the accent or the vocal tract of another split
+READERS = (
+    Voice("en-us", "American English, male", "train", 42, 170),
+    Voice("en-us+f3", "American English, female", "train", 55, 185),
+    Voice("en-us+m1", "American English, male", "train", 38, 200),
+    Voice("en-us+m7", "American English, male", "train", 60, 160),
+    Voice("en-us+f4", "American English, female", "train", 50, 215),
+    Voice("en-us+Annie", "American English, female", "train", 65, 175),
+    Voice("en-us+grandpa", "American English, male", "train", 35, 190),
+    Voice("en-us-nyc+m2", "New York English, male", "train", 50, 180),
+    Voice("en-us-nyc+f5", "New York English, female", "train", 45, 165),
+    Voice("en+f1", "British English, female", "train", 50, 195),
+    Voice("en+m4", "British English, male", "train", 58, 175),
+    Voice("en+shelby", "British English, female", "train", 45, 205),
+    Voice("en-gb-scotland", "Scottish English, male", "train", 48, 180),
+    Voice("en-gb-scotland+linda", "Scottish English, female", "train", 60, 190),
+    Voice("en-gb-x-gbclan+m5", "Lancashire English, male", "train", 52, 170),
+    Voice("en-gb-x-gbclan+steph", "Lancashire English, female", "train", 50, 210),
+    Voice("en-gb-x-gbcwmd+m6", "West Midlands English, male", "train", 45, 185),
+    Voice("en-gb-x-gbcwmd+aunty", "West Midlands English, female", "train", 55, 200),
+    Voice("en-029+m8", "Caribbean English, male", "dev", 50, 180),
+    Voice("en-gb-x-rp+klatt2", "British English, received pronunciation, male", "dev", 50, 190),
+    Voice("en-029+m3", "Caribbean English, male", "test", 45, 170),
+    Voice("en-029+belinda", "Caribbean English, female", "test", 55, 195),
+    Voice("en-gb-x-rp+f2", "British English, received pronunciation, female", "test", 55, 180),
+    Voice("en-gb-x-rp+victor", "British English, received pronunciation, male", "test", 42, 200),
+)
+READ_SENTENCES, READ_DIGITS = 24, 8  # of the tiny world, and rows of three to five digits, for each reader
+OPUS_LEVEL = 0.98  # of libsndfile's scale from large files to small: about 12 kbit/s
+
+
 def build_speech() -> None:
+    """Write ``speech/``: six voices that say the same in FLAC, readers in Opus, checksums of real digits."""
+    build_voices()
+    build_readings()
+
+
+def build_readings() -> None:
+    """Write ``speech/readings/*.ogg``, each reader's utterances end to end, and ``readings.json``."""
+    _need("soundfile", "scipy")
+    check_espeak()
+    said, voices, seconds = set(), [], 0.0
+    for number, voice in enumerate(READERS):
+        texts, kinds = reading_texts(number, said)
+        content, ends = speak_all(voice, texts, opus=True)
+        file = f"speech/readings/{voice.name.replace('+', '-')}.ogg"
+        project.write_bytes(DATA / file, content)
+        voices.append({**voice._asdict(), "file": file, "kinds": kinds, "texts": texts, "ends": ends})
+        seconds += ends[-1] / SPEECH_RATE
+    index = {
+        "program": f"espeak-ng {ESPEAK_VERSION}",
+        "made_with": f"scipy {version('scipy')}, soundfile {version('soundfile')}",
+        "rate": SPEECH_RATE,
+        "voices": voices,
+    }
+    text = json.dumps(index).replace('{"name"', '\n{"name"') + "\n"
+    project.write_bytes(DATA / "speech/readings.json", text.encode())
+    count = sum(len(voice["texts"]) for voice in voices)
+    print(f"readings: {count} utterances by {len(voices)} voices, {seconds:.0f} s")
+
+
+def reading_texts(number: int, said: set[str]) -> tuple[list[str], dict[str, int]]:
+    """What reader `number` reads, and how much of each kind; `said` grows, so that no text is read twice.
+
+    Sentences of the tiny world and rows of digits first; readers of split "train" add every word alone.
+    """
+    import torch
+
+    from mmscratch.kit import world
+
+    generator = torch.Generator().manual_seed(1000 + number)
+    random = world.words.python_random(generator)
+    texts: list[str] = []
+
+    def add(text: str) -> None:
+        if text not in said and len(text) <= 60:
+            said.add(text)
+            texts.append(text)
+
+    scenes = world.sample(60, generator=generator)
+    asked = world.questions(scenes, generator=generator).text
+    told = world.captions(scenes, style="varied", generator=generator)
+    for caption, question in zip(told, asked, strict=True):
+        if len(texts) < READ_SENTENCES:
+            add(caption if random.random() < 0.6 else question)
+    while len(texts) < READ_SENTENCES + READ_DIGITS:
+        add(" ".join(random.choice(DIGITS) for _ in range(random.randint(3, 5))))
+    kinds = {"sentence": READ_SENTENCES, "digits": READ_DIGITS}
+    if READERS[number].split == "train":
+        words = reading_words()
+        texts, kinds = texts + words, kinds | {"word": len(words)}
+    return texts, kinds
+
+
+def reading_words() -> list[str]:
+    """Every word that readers may say, each once: the tiny world's and the digits."""
+    from mmscratch.kit import world
+
+    return sorted({word for word in world.VOCABULARY if word.isalpha()} | set(DIGITS))
+
+
+def build_real_digits(folder: Path) -> None:
+    """Write ``speech/fsdd.json``, the checksums of the recordings in `folder` that the book may fetch."""
+    sums = {
+        f"{digit}_{speaker}_{index}": hashlib.sha256(
+            (folder / f"{digit}_{speaker}_{index}.wav").read_bytes()
+        ).hexdigest()
+        for speaker in FSDD_SPEAKERS
+        for digit in range(10)
+        for index in range(FSDD_KEPT)
+    }
+    index = {"repository": FSDD_REPOSITORY, "commit": FSDD_COMMIT, "licence": "CC-BY-SA-4.0", "sha256": sums}
+    project.write_bytes(DATA / "speech/fsdd.json", (json.dumps(index, indent=0) + "\n").encode())
+    print(f"real digits: checksums of {len(sums)} recordings")
+
+
+FSDD_REPOSITORY = "https://github.com/Jakobovski/free-spoken-digit-dataset"
+FSDD_COMMIT = "26eb9aaf76e81b692f806f9140c2d2777410d7a1"
+FSDD_SPEAKERS = ("george", "jackson", "lucas", "nicolas", "theo", "yweweler")
+FSDD_KEPT = 10  # of 50 recordings of each digit by each speaker; 0 to 4 are the official test split
+
+
+def build_voices() -> None:
     """Write ``speech/*.flac``, a voice each with its utterances end to end, and ``speech/speech.json``."""
     _need("soundfile", "scipy")
     check_espeak()
@@ -469,7 +592,7 @@ def build_speech() -> None:
     for voice in VOICES:
         content, ends = speak_all(voice, texts)
         file = f"speech/{voice.name.replace('+', '-')}.flac"
-        _write(DATA / file, content)
+        project.write_bytes(DATA / file, content)
         voices.append({**voice._asdict(), "file": file, "ends": ends})
         seconds += ends[-1] / SPEECH_RATE
     index = {
@@ -482,7 +605,7 @@ def build_speech() -> None:
     # the texts and each voice on a line of its own
     columns = (f"{json.dumps(k)}: {json.dumps(v)}" for k, v in index.items())
     text = "{\n" + ",\n".join(columns).replace('}, {"name"', '},\n {"name"') + "\n}\n"
-    _write(DATA / "speech/speech.json", text.encode())
+    project.write_bytes(DATA / "speech/speech.json", text.encode())
     print(f"speech: {len(texts)} utterances by {len(voices)} voices, {seconds:.0f} s")
 
 
@@ -496,16 +619,43 @@ def check_espeak() -> None:
         raise BuildError(f"espeak-ng {ESPEAK_VERSION} is needed for the same speech, found: {said.strip()}")
 
 
-def speak_all(voice: Voice, texts: tuple[str, ...]) -> tuple[bytes, list[int]]:
-    """One voice's FLAC file, and the sample at which each utterance ends (where the next one begins)."""
+def speak_all(voice: Voice, texts: Sequence[str], *, opus: bool = False) -> tuple[bytes, list[int]]:
+    """One voice's FLAC or Opus file, and the sample at which each utterance ends (where the next begins)."""
     import numpy as np
     import soundfile
 
     spoken = [_speak(voice, text) for text in texts]
     stream = io.BytesIO()
     samples = np.concatenate(spoken)
-    soundfile.write(stream, samples, SPEECH_RATE, format="FLAC", subtype="PCM_16", compression_level=1.0)
-    return stream.getvalue(), np.cumsum([len(each) for each in spoken]).tolist()
+    how = ("OGG", "OPUS", OPUS_LEVEL) if opus else ("FLAC", "PCM_16", 1.0)
+    options = dict(zip(("format", "subtype", "compression_level"), how, strict=True))
+    soundfile.write(stream, samples, SPEECH_RATE, **options)
+    content = stream.getvalue()
+    return _steady(content) if opus else content, np.cumsum([len(each) for each in spoken]).tolist()
+
+
+def _steady(ogg: bytes) -> bytes:
+    """The same Ogg file with stream number 1 in place of a random one, its pages' checksums put right."""
+    table = []
+    for value in range(256):
+        register = value << 24
+        for _ in range(8):
+            register = (register << 1) ^ (0x04C11DB7 if register & 0x80000000 else 0)
+        table.append(register & 0xFFFFFFFF)
+    content, start = bytearray(ogg), 0
+    while start < len(content):
+        if content[start : start + 4] != b"OggS":
+            raise BuildError(f"expected an Ogg page at byte {start}")
+        segments = content[start + 26]
+        end = start + 27 + segments + sum(content[start + 27 : start + 27 + segments])
+        content[start + 14 : start + 18] = (1).to_bytes(4, "little")
+        content[start + 22 : start + 26] = bytes(4)
+        checksum = 0
+        for byte in content[start:end]:
+            checksum = ((checksum << 8) & 0xFFFFFFFF) ^ table[(checksum >> 24) ^ byte]
+        content[start + 22 : start + 26] = checksum.to_bytes(4, "little")
+        start = end
+    return bytes(content)
 
 
 def _speak(voice: Voice, text: str) -> np.ndarray:
@@ -541,7 +691,7 @@ def build_fonts() -> None:
     """Write ``fonts/*.ttf``."""
     _need("fontTools")
     try:
-        make_fonts.build(_write, _npm_pack, DATA / "fonts")
+        make_fonts.build(project.write_bytes, _npm_pack, DATA / "fonts")
     except ValueError as error:
         raise BuildError(str(error)) from None
 
@@ -564,8 +714,7 @@ def register(
     """
     name = Path(DATA / file).resolve().relative_to(DATA.resolve()).as_posix()
     content = (DATA / name).read_bytes()
-    files = _load_manifest()
-    files[name] = {
+    entry = {
         "sha256": hashlib.sha256(content).hexdigest(),
         "bytes": len(content),
         "licence": licence,
@@ -573,7 +722,8 @@ def register(
         "credit": credit,
         "rebuild": rebuild,
     } | ({"metrics": metrics} if metrics else {})
-    _save_manifest(files)
+    with project.exclusive(DATA):  # two builders may register at once
+        _save_manifest(_load_manifest() | {name: entry})
 
 
 def write_manifest() -> None:
@@ -623,14 +773,20 @@ def _own_entries() -> dict[str, dict[str, str]]:
             "credit": "Multimodal from Scratch",
         },
     }
-    if (index := DATA / "speech/speech.json").exists():  # says itself what it was made with
-        speech = json.loads(index.read_text(encoding="utf-8"))
-        for file in ("speech/speech.json", *(voice["file"] for voice in speech["voices"])):
-            entries[file] = {
-                "licence": "CC-BY-4.0",
-                "origin": f"synthesised by this book with {speech['program']}; {speech['made_with']}",
-                "credit": "Multimodal from Scratch",
-            }
+    for name in ("speech.json", "readings.json"):
+        if (index := DATA / "speech" / name).exists():  # says itself what it was made with
+            speech = json.loads(index.read_text(encoding="utf-8"))
+            for file in (f"speech/{name}", *(voice["file"] for voice in speech["voices"])):
+                entries[file] = {
+                    "licence": "CC-BY-4.0",
+                    "origin": f"synthesised by this book with {speech['program']}; {speech['made_with']}",
+                    "credit": "Multimodal from Scratch",
+                }
+    entries["speech/fsdd.json"] = {
+        "licence": "CC-BY-4.0",
+        "origin": f"checksums of recordings in {FSDD_REPOSITORY} at commit {FSDD_COMMIT}",
+        "credit": "the recordings themselves: Zohar Jackson and contributors, CC BY-SA 4.0",
+    }
     for photo in PHOTOS:
         package = PHOTO_PACKAGES[photo["file"].partition("/")[0]]
         entries[f"photos/{photo['name']}.jpg"] = {
@@ -650,18 +806,10 @@ def _load_manifest() -> dict[str, Any]:
 
 def _save_manifest(files: dict[str, Any]) -> None:
     text = json.dumps({"files": dict(sorted(files.items()))}, indent=1, ensure_ascii=False) + "\n"
-    _write(DATA / "manifest.json", text.encode())
+    project.write_bytes(DATA / "manifest.json", text.encode())
 
 
 # -------------------------------------------------------------------------------------------- command
-
-
-def _write(file: Path, content: bytes) -> None:
-    """Replace ``file`` in one step, so that a reader never sees half of it."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    scratch = file.with_name(f".{file.name}.{os.getpid()}")
-    scratch.write_bytes(content)
-    os.replace(scratch, file)
 
 
 def _need(*modules: str) -> None:
@@ -676,6 +824,7 @@ def main(arguments: list[str] | None = None) -> None:
         "what", nargs="*", metavar="emoji | photos | speech | fonts | manifest", help="default: everything"
     )
     parser.add_argument("--font", type=Path, default=FONT, help="where NotoColorEmoji.ttf lies")
+    parser.add_argument("--fsdd", type=Path, help="folder with the recordings of the spoken digits")
     parser.add_argument("--openmoji", type=Path, help=f"the archive that `npm pack {OPENMOJI}` gives")
     options = parser.parse_args(arguments)
     if unknown := set(options.what) - {"emoji", "photos", "speech", "fonts", "manifest"}:
@@ -687,6 +836,8 @@ def main(arguments: list[str] | None = None) -> None:
         build_photos()
     if "speech" in what:
         build_speech()
+        if options.fsdd:
+            build_real_digits(options.fsdd)
     if "fonts" in what:
         build_fonts()
     write_manifest()

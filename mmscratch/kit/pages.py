@@ -1,12 +1,15 @@
 """Is the built site whole? Every page of `_toc.yml` must be there and say something.
 
-`python -m mmscratch.kit.pages` ends by printing where the site is.
+`python -m mmscratch.kit.pages` ends by printing where the site is; with `--build` it builds it first.
 """
 
 from __future__ import annotations
 
 import re
+import shutil
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import yaml
@@ -50,8 +53,31 @@ def faults(root: Path) -> list[str]:
     return lines
 
 
+def build(root: Path) -> None:
+    """Build the site from scratch, strictly. SystemExit says what is wrong with it.
+
+    An incremental build keeps stale sidebars, and warns only of the files that it reads. `.complete` is
+    written last: a build that was interrupted is begun again. Of two that run at once one waits, and does
+    nothing when the other has built meanwhile.
+    """
+    asked, stamp = time.time(), root / "_build" / "html" / ".complete"
+    with project.exclusive(root / "_build"):
+        if stamp.exists() and stamp.stat().st_mtime >= asked:
+            return
+        shutil.rmtree(root / "_build", ignore_errors=True)
+        command = [Path(sys.executable).with_name("jupyter-book"), "build", str(root)]
+        status = subprocess.run([*command, "-n", "-W", "--keep-going", "--quiet"]).returncode
+        if status:
+            sys.exit(status)
+        if lines := faults(root):
+            sys.exit("\n".join(lines))
+        stamp.touch()
+
+
 def main() -> None:
     root = project.require_root()
+    if "--build" in sys.argv:
+        return build(root)
     lines = faults(root)
     if lines:
         sys.exit("\n".join(lines))

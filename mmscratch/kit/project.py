@@ -7,12 +7,15 @@ so that the Sphinx extension, the tests and the notebooks can all use it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import hashlib
 import json
 import os
 import re
 import tempfile
 import tomllib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -65,6 +68,16 @@ class Part:
     tagline: str
     page: str | None
     lessons: tuple[Lesson, ...]
+
+
+@dataclass(frozen=True)
+class LearningPath:
+    """An order in which to read some lessons for a purpose. `whole`: it is the book itself."""
+
+    title: str
+    promise: str
+    lessons: tuple[Lesson, ...]
+    whole: bool
 
 
 @functools.cache
@@ -250,6 +263,29 @@ def lessons(tree: Path | None = None) -> list[Lesson]:
     return [lesson for part in parts(tree) for lesson in part.lessons]
 
 
+def paths(tree: Path | None = None) -> list[LearningPath]:
+    """The learning paths of `book/lessons.yml`. Raises ValueError for one without title, promise or lessons,
+    for a lesson that is not in the book, and for lessons that do not stand in order."""
+    import yaml
+
+    tree = tree or require_root()
+    index = tree / "book" / "lessons.yml"
+    by_number = {lesson.number: lesson for lesson in lessons(tree)}
+    result = []
+    for entry in yaml.safe_load(index.read_text(encoding="utf-8")).get("paths", ()):
+        if entry.keys() != {"title", "promise", "lessons"}:
+            raise ValueError(f"{index.name}: a path has title, promise and lessons, got {sorted(entry)}")
+        whole = entry["lessons"] == "all"
+        numbers = list(by_number) if whole else entry["lessons"]
+        if unknown := [number for number in numbers if number not in by_number]:
+            raise ValueError(f"{index.name}: path {entry['title']!r}: no lesson {unknown}")
+        if numbers != sorted(set(numbers)) or not numbers:
+            raise ValueError(f"{index.name}: path {entry['title']!r}: lessons out of order: {numbers}")
+        chosen = tuple(by_number[number] for number in numbers)
+        result.append(LearningPath(entry["title"], entry["promise"], chosen, whole))
+    return result
+
+
 class Refused(ValueError):
     """A notebook that a tool will not work on. The message names the notebook and, where it can, the cell."""
 
@@ -284,13 +320,36 @@ def cell_name(notebook: Any, index: int) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path` as a whole or not at all: a reader never sees half a file."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path` as a whole or not at all. An error, such as a full disk, leaves nothing."""
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
         os.chmod(temporary, path.stat().st_mode & 0o777 if path.exists() else 0o644)
         os.replace(temporary, path)
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+@contextlib.contextmanager
+def exclusive(folder: Path) -> Iterator[None]:
+    """Inside, no other process is that asked for the same folder; others wait. A process that dies lets go.
+
+    For what is read, changed and written back, and for the build of the site. Not to be nested. Where the
+    system has no such locks (Windows) nobody waits.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
+    with open(Path(tempfile.gettempdir(), f"mmscratch-{os.getuid()}-{name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -19,7 +19,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 INSTALL = dict.fromkeys(
-    ("diffusers", "faiss", "huggingface_hub", "lancedb", "open_clip", "scipy", "transformers"),
+    ("diffusers", "faiss", "huggingface_hub", "jiwer", "lancedb", "open_clip", "scipy", "transformers"),
     "mmscratch[reference]",
 ) | {"jiwer": "mmscratch[ocr]", "pytesseract": "mmscratch[ocr]"}
 
@@ -209,16 +209,23 @@ class Difference:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds of both sides and the median of the pairwise ratios ours / reference."""
+    """Median milliseconds of both sides, the median of the pairwise ratios ours / reference, and the
+    quartiles of those ratios."""
 
     ours: float
     reference: float
     ratio: float
+    spread: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """What `compare` found. `check()` turns it into an assertion; displayed, it is a small table."""
+    """What `compare` found. `check()` turns it into an assertion; displayed, it is a small table.
+
+    compared: "outputs" (or "loss" for a single number, "tokens" for whole ones) and the gradients taken.
+    seen, unseen: the reference's parameters that the outputs depend on, and those that they do not: their
+    gradients are zero up to rounding. A third of a joint projection counts by itself, `in_proj_bias[2/3]`.
+    """
 
     name: str
     bound: float
@@ -233,6 +240,9 @@ class Comparison:
     forward: Timing | None = None
     backward: Timing | None = None
     threads: int = 1
+    compared: tuple[str, ...] = ("outputs",)
+    seen: tuple[str, ...] = ()
+    unseen: tuple[str, ...] = ()
 
     @property
     def gradient(self) -> float | None:
@@ -367,6 +377,8 @@ def compare(
             wrong=wrong_found,
             threads=torch.get_num_threads(),
         )
+        comparison["compared"] = _compared(comparison, theirs.outputs)
+        comparison["seen"], comparison["unseen"] = _visibility(theirs)
         if timing:
             sides = (run_ours, mapped), (run_reference, reference)
             infer = [_infer(run, model, arguments) for run, model in sides]
@@ -525,6 +537,30 @@ def _vacuous(theirs: _Run) -> tuple[str, ...]:
     return tuple(what for what, tensors in groups.items() if tensors and not any(t.any() for t in tensors))
 
 
+def _compared(found: Mapping[str, Any], outputs: list[Tensor]) -> tuple[str, ...]:
+    numbers = [o for o in outputs if o.is_floating_point()]
+    what = "outputs" if any(o.ndim for o in numbers) else "loss" if numbers else "tokens"
+    gradients = {"input_gradient": "gradients of inputs", "parameter_gradient": "gradients of parameters"}
+    return what, *(text for key, text in gradients.items() if found[key] is not None)
+
+
+def _visibility(theirs: _Run, rounding: float = 1e-6) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names of parameters, and of thirds of joint biases, with a gradient and without one.
+
+    Without means below `rounding` of the largest: no bias on the keys under a softmax has more.
+    """
+    gradients = theirs.parameter_gradients if theirs.differentiable else {}
+    floor = rounding * max((g.abs().max().item() for g in gradients.values() if g.numel()), default=0.0)
+    names: dict[bool, list[str]] = {True: [], False: []}
+    for name, gradient in gradients.items():
+        visible = bool((gradient.abs() > floor).any())
+        names[visible].append(name)
+        if visible and gradient.ndim == 1 and len(gradient) % 3 == 0:
+            for third, part in enumerate(gradient.chunk(3), start=1):
+                names[bool((part.abs() > floor).any())].append(f"{name}[{third}/3]")
+    return tuple(names[True]), tuple(names[False])
+
+
 @contextmanager
 def _full_precision():
     """Float32 means float32: without this a GPU rounds the operands of a convolution to 10 bits."""
@@ -585,8 +621,9 @@ def time_pairs(
     for i in range(pairs):
         for function, times in ((ours, a), (reference, b)) if i % 2 else ((reference, b), (ours, a)):
             times.append(seconds(function))
-    ratio = statistics.median(x / y for x, y in zip(a, b, strict=True))
-    return Timing(1e3 * statistics.median(a), 1e3 * statistics.median(b), ratio)
+    ratios = [x / y for x, y in zip(a, b, strict=True)]
+    low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if pairs > 1 else ratios * 3
+    return Timing(1e3 * statistics.median(a), 1e3 * statistics.median(b), ratio, (low, high))
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -598,8 +635,9 @@ class Case:
     """A comparison to be run by tests and by `make bench`; everything heavy is behind a factory.
 
     reference: () -> reference model; inputs: () -> inputs; ours: the mapping; wrong: wrong mappings by
-    name; the other fields as in `compare`. `bench` marks the sizes worth timing; `primitive` and `library`
-    name the row.
+    name; the other fields as in `compare`. `bench` marks the sizes worth timing: True for a lesson's,
+    "realistic" for one that people run. `primitive` and `library` name the row. `compared` says what the
+    outputs are where that is not plain from them ("trajectory").
     """
 
     name: str
@@ -611,14 +649,15 @@ class Case:
     call_ours: str | Callable | None = None
     call_reference: str | Callable | None = None
     bound: float = BOUND
-    bench: bool = False
+    bench: bool | str = False
     primitive: str = ""
     library: str = ""
+    compared: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def run(self, *, wrong: bool = True, **options: Any) -> Comparison:
         """Build both sides and compare them; `options` go to `compare` (timing, device, seed)."""
-        return compare(
+        found = compare(
             self.name,
             self.ours,
             self.reference(),
@@ -630,6 +669,8 @@ class Case:
             bound=self.bound,
             **self.options | options,
         )
+        named = (self.compared, *found.compared[1:]) if self.compared else found.compared
+        return replace(found, compared=named)
 
 
 def mutants(mapping: Callable, *changes: Callable, **named: Callable) -> dict[str, Callable]:
@@ -648,6 +689,14 @@ def mutants(mapping: Callable, *changes: Callable, **named: Callable) -> dict[st
     return {name.replace("_", " "): functools.partial(broken, change) for name, change in named.items()}
 
 
+def load(path: Path) -> ModuleType:
+    """The Python file at `path` as a module, by its path: the tests are no package."""
+    spec = importlib.util.spec_from_file_location(f"{path.parent.name}_{path.stem}", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
 def cases(folder: str | Path, only: Sequence[str] = ()) -> list[Case]:
     """All `CASES` of the Python files in `folder` (`tests/parity`), or of the named ones, by file path.
 
@@ -663,10 +712,7 @@ def cases(folder: str | Path, only: Sequence[str] = ()) -> list[Case]:
     for stem, path in paths.items():
         if only and stem not in only:
             continue
-        spec = importlib.util.spec_from_file_location(f"parity_{stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found += module.CASES
+        found += load(path).CASES
     names = [(case.primitive, case.library, case.name) for case in found]
     if len(set(names)) < len(names):
         raise ValueError(f"parity cases named twice: {sorted({n for n in names if names.count(n) > 1})}")

@@ -35,10 +35,10 @@ def record(name: str, value: float) -> float:
     target = os.environ.get("MMSCRATCH_RECORD")
     if target:
         path = Path(target)
-        figures = json.loads(path.read_text()) if path.exists() else {}
+        figures = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
         if name in figures:
             raise ValueError(f"recorded twice in one run: {name!r}")
-        path.write_text(json.dumps({**figures, name: float(value)}))
+        path.write_text(json.dumps({**figures, name: float(value)}), encoding="utf-8")
     return value
 
 
@@ -59,7 +59,7 @@ def table(lesson: str, *names: str):
     columns = ("measured", "mean ± half the range", "lowest", "highest")
     if os.environ.get("MMSCRATCH_RECORD") or os.environ.get("MMSCRATCH_CHECKPOINTS"):  # not measured yet
         return Table(columns, [])
-    stored = json.loads(data.path(f"runs/{lesson}.json").read_text())
+    stored = json.loads(data.path(f"runs/{lesson}.json").read_text(encoding="utf-8"))
     figures = stored["figures"]
     missing = [name for name in names if name not in figures]
     if missing:
@@ -89,25 +89,27 @@ def kept(name: str, measure: Callable[[], Any]) -> Any:
         return json.loads(json.dumps(result))  # as every later run reads it
     if f"runs/{name}.json" not in data.manifest():
         raise FileNotFoundError(f"{name} was never measured: run {command}")
-    return json.loads(data.path(f"runs/{name}.json").read_text())
+    return json.loads(data.path(f"runs/{name}.json").read_text(encoding="utf-8"))
 
 
-def sweep(lesson: str, seeds: int) -> dict[str, list[float]]:
-    """Execute the lesson's notebook once per seed and collect what it recorded."""
+def sweep(lesson: str, seeds: int, first: int = 0) -> dict[str, list[float]]:
+    """Execute the lesson's notebook once per seed, from `first` on, and collect what it recorded."""
     from mmscratch.kit import lesson as runner
     from mmscratch.kit import project
 
     figures: dict[str, list[float]] = {}
-    for value in range(seeds):
+    for value in range(first, first + seeds):
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, "record.json")
             environment = {"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
             runner.execute(project.find_notebook(lesson), env=environment, threads=os.cpu_count() or 1)
-            found = json.loads(target.read_text()) if target.exists() else {}
+            found = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
         if not found:
             raise ValueError(f"lesson {lesson} recorded nothing; it needs runs.record(name, value)")
         if figures and found.keys() != figures.keys():
-            raise ValueError(f"seed {value} recorded {sorted(found)}, seed 0 recorded {sorted(figures)}")
+            raise ValueError(
+                f"seed {value} recorded {sorted(found)}, seed {first} recorded {sorted(figures)}"
+            )
         for name, figure in found.items():
             figures.setdefault(name, []).append(round(figure, 4))
         print(f"seed {value}: " + ", ".join(f"{name} {figure:.3f}" for name, figure in found.items()))
@@ -121,6 +123,9 @@ def main() -> None:
     parser.add_argument(
         "--kept", action="store_true", help="repeat the long measurements, in place of the seeds"
     )
+    parser.add_argument(
+        "--first", type=int, default=0, help="the first seed; where it is not 0, nothing is stored"
+    )
     options = parser.parse_args()
     from mmscratch.kit import lesson, make_data, project
 
@@ -128,7 +133,9 @@ def main() -> None:
         path = project.find_notebook(options.lesson)
         lesson.execute(path, env={"MMSCRATCH_KEEP": options.lesson}, timeout=3600)
         return
-    figures = sweep(options.lesson, options.seeds)
+    figures = sweep(options.lesson, options.seeds, options.first)
+    if options.first:  # other seeds than the stored ones: every assertion of the lesson held
+        return
     target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
     project.write_text(target, json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
     make_data.register(

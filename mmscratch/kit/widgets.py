@@ -1,4 +1,4 @@
-"""A box to type into, where a notebook is alive; nothing where a lesson is stored or read as a page."""
+"""A box to type into or a button for a sound file, where a notebook is alive; nothing where it is stored."""
 
 from __future__ import annotations
 
@@ -54,3 +54,48 @@ def search_box(
     field.observe(show, names="value")
     show()
     return ipywidgets.VBox([field, below])
+
+
+def sound_box(answer: Callable[[Any, int], Any], *, label: str = "Recording") -> Any:
+    """A button that takes a sound file and shows `answer(waveform, rate)` below itself.
+
+    The waveform is (L,) float32, channels averaged; the rate is the file's. WAV, FLAC, Ogg and MP3 are read.
+    A ValueError of `answer`, or a file that holds no sound, is shown as one line. Returns the widget, or
+    None, with a printed line that says why, where widgets cannot work.
+    """
+    if reason := obstacle(label):
+        print(reason)
+        return None
+    import ipywidgets
+    from IPython.display import display
+
+    button = ipywidgets.FileUpload(accept=".wav,.flac,.ogg,.mp3", description=label)
+    below = ipywidgets.Output()
+
+    def show(_change: Any = None) -> None:
+        below.clear_output()
+        with below:
+            for file in button.value:
+                try:
+                    display(answer(*read_sound(bytes(file["content"]))))
+                except ValueError as error:
+                    print(error)
+
+    button.observe(show, names="value")
+    return ipywidgets.VBox([button, below])
+
+
+def read_sound(content: bytes) -> tuple[Any, int]:
+    """The samples (L,) of a sound file, channels averaged, and its rate; ValueError where it holds none."""
+    import io
+
+    import soundfile
+    import torch
+
+    try:
+        samples, rate = soundfile.read(io.BytesIO(content), dtype="float32", always_2d=True)
+    except (soundfile.LibsndfileError, RuntimeError) as error:
+        raise ValueError(f"not a sound file that can be read: {str(error).splitlines()[0][:80]}") from None
+    if not len(samples):
+        raise ValueError("the sound file is empty")
+    return torch.from_numpy(samples.mean(axis=1)), int(rate)

@@ -152,7 +152,7 @@ DITS = [
     dit(
         "S/2, four blocks, 32 x 32 x 4",
         noisy(4, 4, 32, 1000),
-        bench=True,
+        bench="realistic",
         tied=True,
         num_attention_heads=6,
         attention_head_dim=64,
@@ -287,6 +287,7 @@ def trajectory(kind, name, *wrong, bench=False, inputs=start, **options):
         Our,
         inputs,
         wrong={change.__name__.replace("_", " "): mutant(change) for change in wrong},
+        compared="trajectory",
         primitive="diffusion.Diffusion",
         library=f"diffusers {kind}",
         bench=bench,

@@ -123,6 +123,7 @@ def schedule_case(name, reference, inputs=None, *, steps=7, library="Euler", cal
     call = call or {}
     return Case(
         name, reference, from_diffusers, inputs or noise_and_weights(), primitive="flow.Schedule",
+        compared="trajectory",
         library=f"diffusers FlowMatch{library}DiscreteScheduler",
         call_ours=functools.partial(our_states, steps, **call),
         call_reference=functools.partial(their_states, steps, **call), **options,
@@ -271,7 +272,7 @@ GUIDANCE = [
             "guidance the other way": guided(lambda c, n, w: (c, n, -w)),
             "no guidance": guided(lambda c, n, w: (c, n, 1.0)),
         },
-        call_reference=their_guided_states, primitive="flow.Schedule",
+        call_reference=their_guided_states, primitive="flow.Schedule", compared="trajectory",
         library="diffusers FlowMatchEulerDiscreteScheduler",
     )
 ]  # fmt: skip
@@ -360,7 +361,7 @@ def order_four(x, v, t, h):
 def solver_case(name, problem, inputs, **options):
     return Case(
         name, lambda: problem, our_problem, inputs, call_reference=their_solution, bound=1e-8,
-        library="scipy solve_ivp RK45", primitive="flow.solve_adaptive", **options,
+        library="scipy solve_ivp RK45", primitive="flow.solve_adaptive", compared="trajectory", **options,
     )  # fmt: skip
 
 
@@ -373,7 +374,7 @@ SOLVER = [
     solver_case("noise to data", Problem(), points(23), wrong=WRONG_SOLVER),
     solver_case("data to noise, rtol 1e-7", Problem(0.0, 1.0, 1e-7, 1e-9), points(5), wrong=WRONG_SOLVER),
     solver_case("one point, a short way", Problem(0.4, 0.35), points(1)),
-    solver_case("16,384 points, rtol 1e-5", Problem(rtol=1e-5), points(16_384), bench=True),
+    solver_case("16,384 points, rtol 1e-5", Problem(rtol=1e-5), points(16_384), bench="realistic"),
 ]
 
 CASES = [*EULER, *HEUN, *GUIDANCE, *SOLVER]

@@ -701,7 +701,7 @@ CASES = [
         "112 px, 512 wide, 64 patches among 40 words",
         LARGE,
         talk(8, 64, 32, batch=4, size=112, vocab=1000),
-        bench=True,
+        bench="realistic",
     ),
     case(
         "32 new words, 32 px, 128 wide",

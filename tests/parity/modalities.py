@@ -109,7 +109,7 @@ EMBEDDINGS = [
         kernel_size=(2, 16, 16),
         inputs=noise(2, 8, 3, 224, 224),
         dim=192,
-        bench=True,
+        bench="realistic",
     ),
     embedding(
         "patches 6 x 6",
@@ -123,7 +123,9 @@ EMBEDDINGS = [
     ),
     picture("patches 4 x 7, five channels", kernel_size=(4, 7), inputs=noise(3, 5, 12, 21), channels=5),
     picture("one patch", kernel_size=(9, 4), inputs=noise(2, 3, 9, 4), bias=False),
-    picture("ViT patches, 224 px", kernel_size=(16, 16), inputs=noise(4, 3, 224, 224), dim=192, bench=True),
+    picture(
+        "ViT patches, 224 px", kernel_size=(16, 16), inputs=noise(4, 3, 224, 224), dim=192, bench="realistic"
+    ),
 ]
 
 # ---------------------------------------------------------------------------------------------------------
@@ -173,7 +175,7 @@ CUTS = [
     cutting("patches 4 x 7", (4, 7), noise(2, 5, 12, 28), with_wrong=False),
     cutting("patches 3 x 3", (3, 3), noise(2, 2, 9, 15)),
     cutting("one patch", (6, 5), noise(3, 2, 6, 5), with_wrong=False),
-    cutting("16 px of 224", (16, 16), noise(4, 3, 224, 224), bench=True),
+    cutting("16 px of 224", (16, 16), noise(4, 3, 224, 224), bench="realistic"),
 ]
 
 # ---------------------------------------------------------------------------------------------------------
@@ -233,7 +235,7 @@ SPECTRA = [
     sound("hop longer than the frame", 16, 25, False, noise(2, 200)),
     sound("hop of one", 12, 1, False, noise(2, 40)),
     sound("four samples", 4, 2, True, noise(3, 21)),
-    sound("ten seconds at 16 kHz", 400, 160, True, noise(4, 160_000), bench=True),
+    sound("ten seconds at 16 kHz", 400, 160, True, noise(4, 160_000), bench="realistic"),
 ]
 
 CASES = [*EMBEDDINGS, *CUTS, *SPECTRA]

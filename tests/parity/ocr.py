@@ -1,8 +1,9 @@
 """`mmscratch.ocr` against torch's CTC loss and transformers' TrOCR decoder, over awkward sizes.
 
 Texts, columns, labels and states all differ in number; texts double their letters, are empty, or fill every
-column. Scores go through a log-softmax on both sides, so that gradients are those of scores. Each mutant
-breaks one rule of CTC, or maps TrOCR correctly and then breaks our decoder in one way.
+column. Scores go through a log-softmax on both sides, so that gradients are those of scores; the slope on the
+log-probabilities themselves, which a log-softmax hides, is compared as an output. Each mutant breaks one rule
+of CTC or of its arguments, or maps TrOCR correctly and then breaks our decoder in one way.
 """
 
 from __future__ import annotations
@@ -35,14 +36,22 @@ def loss_with(change=lambda scores, targets, frames, lengths: (scores, targets, 
     return mapping
 
 
-def merged_repeats(scores, targets, frames, lengths):
-    """As if no blank were needed between equal letters: renaming the second one allows the jump."""
-    if targets.ndim == 1:
-        again = F.pad(targets[1:] == targets[:-1], (1, 0))
-    else:
-        again = F.pad(targets[:, 1:] == targets[:, :-1], (1, 0))
-    other = (targets + 1) % scores.shape[-1]
-    return scores, torch.where(again, torch.where(other == 0, 1, other), targets), frames, lengths
+def merged_repeats(**options):
+    """No blank is needed between equal letters: each label has a twin of the same probability, and every
+    second letter of a text is a twin. For blank 0."""
+
+    def mapping(_reference):
+        def run(scores, targets, *rest):
+            from mmscratch import ocr
+
+            twice = torch.cat([scores.log_softmax(-1)] * 2, -1)
+            odd = torch.arange(targets.shape[-1]) % 2 == 1
+            targets = torch.where(odd & (targets > 0), targets + scores.shape[-1], targets)
+            return ocr.ctc_loss(twice, targets, *rest, **options)
+
+        return run
+
+    return mapping
 
 
 def all_frames(scores, targets, frames, lengths):
@@ -64,7 +73,7 @@ def wrong(reduction="none", blank=0, zero_infinity=False, *, repeats=True, uneve
         "labels shifted by one": loss_with(shifted, **options),
     }
     if repeats:
-        found["repeats merge"] = loss_with(merged_repeats, **options)
+        found["repeats merge"] = merged_repeats(**options)
     if uneven:
         found["padding is read"] = loss_with(all_frames, **options)
     if reduction == "mean":
@@ -99,6 +108,54 @@ def ctc_case(name, inputs, *, bench=False, mutants=None, bound=1e-5, **options):
     )  # fmt: skip
 
 
+def slope_of(loss_of, log_probs, *rest):
+    """Gradient of the summed losses on log-probabilities that no log-softmax precedes."""
+    with torch.enable_grad():
+        leaf = log_probs.detach().clone().requires_grad_()
+        return torch.autograd.grad(loss_of(leaf, *rest, reduction="sum"), leaf)[0]
+
+
+def our_slope(change=lambda slope, log_probs, frames: slope):
+    def mapping(_reference):
+        def run(log_probs, targets, frames, lengths):
+            from mmscratch import ocr
+
+            slope = slope_of(ocr.ctc_loss, log_probs, targets, frames, lengths)
+            return change(slope, log_probs, frames)
+
+        return run
+
+    return mapping
+
+
+def only_share(slope, log_probs, frames):
+    """-share in place of p - share: the same behind a log-softmax, and another slope without one."""
+    used = torch.arange(len(slope))[:, None] < frames
+    return slope - log_probs.exp() * used[..., None]
+
+
+def every_frame(slope, log_probs, frames):
+    """p in the padding, too."""
+    used = torch.arange(len(slope))[:, None] < frames
+    return slope + log_probs.exp() * ~used[..., None]
+
+
+def slope_case(name, inputs):
+    return Case(
+        name, torch_loss, our_slope(), inputs,
+        {"-share only": our_slope(only_share), "p in the padding": our_slope(every_frame)},
+        call_reference=slope_of, primitive="ocr.ctc_loss", library="torch F.ctc_loss",
+    )  # fmt: skip
+
+
+def normalised(build):
+    def built():
+        scores, *rest = build()
+        return scores.log_softmax(-1), *rest
+
+    return built
+
+
 def alone():
     scores = torch.randn(9, 6, generator=torch.Generator().manual_seed(2))
     return scores, torch.tensor([2, 2, 5]), torch.tensor(8), torch.tensor(3)
@@ -123,6 +180,8 @@ CTC = [
         "repeated letters",
         texts([2, 2, 2], [1, 1, 3, 3, 3], [4, 4], [2, 1, 2], columns=11, frames=[7, 11, 3, 9], labels=5),
     ),
+    slope_case("slope on log-probabilities", normalised(UNEVEN)),
+    slope_case("slope on any numbers", UNEVEN),
     ctc_case("empty texts", texts([], [1, 1], [], columns=8, frames=[8, 5, 3], labels=4)),
     ctc_case(
         "targets in a row",

@@ -426,7 +426,7 @@ PLAIN = [
         "four blocks of BLIP-2, 32 queries, 257 patches",
         body(**BASE, encoder_hidden_size=1408),
         seen(2, 32, 257, dim=768, context_dim=1408, one=True),
-        bench=True,
+        bench="realistic",
     ),
 ]
 
@@ -504,7 +504,7 @@ WITH_TEXT = [
         "four blocks of BLIP-2, 32 queries, 32 words, for matching",
         body(**BASE, **TEXTUAL, encoder_hidden_size=1408),
         with_text(2, 32, 257, 32, dim=768, context_dim=1408),
-        bench=True,
+        bench="realistic",
     ),
 ]
 

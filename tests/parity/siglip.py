@@ -101,7 +101,7 @@ LOSSES = [
         "batch 4096, width 512, ours in chunks of 1024",
         features(4096, 512),
         loss(chunk_size=1024),
-        bench=True,
+        bench="realistic",
         wrong={},
     ),
 ]
@@ -315,7 +315,7 @@ MODELS = [
         "192 wide, 6 blocks, 64 px",
         siglip_model(BASE | dict(image_size=64), BASE | dict(vocab_size=1000, max_position_embeddings=64)),
         pictures_and_words(16, 64, 64, vocab=1000),
-        bench=True,
+        bench="realistic",
     ),
 ]
 

@@ -701,7 +701,7 @@ LLAMA = [
     llama("with dropout, in eval mode", ROTARY | dict(attention_dropout=0.3), batch(3, 11)),
     *usual(llama, ROTARY, (*GENERAL, *ROPE), (), (5, 30)),
     llama("128 wide, three blocks", SMALL, batch(32, 40, vocab=100), bench=True),
-    llama("768 wide, two blocks", LARGE, batch(4, 128, vocab=1000), bench=True),
+    llama("768 wide, two blocks", LARGE, batch(4, 128, vocab=1000), bench="realistic"),
     llama("64 new tokens", SMALL, batch(2, 9, vocab=100), ours=our_greedy(64), theirs=greedy(64), bench=True),
 ]
 
@@ -747,7 +747,7 @@ QWEN = [
         "768 wide, two blocks, four heads of keys",
         LARGE | dict(num_key_value_heads=4),
         batch(4, 128, vocab=1000),
-        bench=True,
+        bench="realistic",
     ),
     qwen(
         "64 new tokens",
@@ -809,7 +809,7 @@ GPT2 = [
     ),
     *usual(gpt, GPT, (*GENERAL, positions_shifted, no_value_bias), (padding_counted,), (9, 10)),
     gpt("128 wide, three blocks", GPT_SMALL, batch(32, 40, vocab=100), bench=True),
-    gpt("768 wide, two blocks", GPT_LARGE, batch(4, 128, vocab=1000), bench=True),
+    gpt("768 wide, two blocks", GPT_LARGE, batch(4, 128, vocab=1000), bench="realistic"),
     gpt(
         "64 new tokens", GPT_SMALL, batch(2, 9, vocab=100), ours=our_greedy(64), theirs=greedy(64), bench=True
     ),
@@ -1063,7 +1063,7 @@ ATTENTIONS = [
         lambda: noise(4, 128, 768),
         ours=our_look_back,
         theirs=look_back,
-        bench=True,
+        bench="realistic",
     ),
     reading(
         "128 wide, cross",
@@ -1194,7 +1194,7 @@ LAYERS = [
         lambda: noise(4, 128, 768),
         ours=our_encode_back,
         theirs=encode_back,
-        bench=True,
+        bench="realistic",
     ),
     decoder(
         "128 wide",
@@ -1206,7 +1206,7 @@ LAYERS = [
         "768 wide",
         dict(d_model=768, nhead=12, dim_feedforward=3072, norm_first=True),
         lambda: (noise(4, 128, 768), noise(4, 100, 768)),
-        bench=True,
+        bench="realistic",
     ),
 ]
 

@@ -331,7 +331,7 @@ TORCHVISION = [
             image_size=224, patch_size=16, num_layers=12, num_heads=3, hidden_dim=192, mlp_dim=768
         ),
         images(4, 224, 224),
-        bench=True,
+        bench="realistic",
     ),
     torchvision_case(
         "S/16, four blocks, 224 px",
@@ -339,7 +339,7 @@ TORCHVISION = [
             image_size=224, patch_size=16, num_layers=4, num_heads=6, hidden_dim=384, mlp_dim=1536
         ),
         images(4, 224, 224),
-        bench=True,
+        bench="realistic",
     ),
 ]
 
@@ -517,11 +517,22 @@ TRANSFORMERS = [
     registers("SwiGLU", DINO | dict(use_swiglu_ffn=True), images(2, 56, 56), wrong(gate_and_value_swapped)),
     registers("layer scale 0.1 everywhere", DINO | dict(layerscale_value=0.1), images(3, 56, 56), **AS_BUILT),
     classifier(
-        "Ti/16, 224 px", BENCH | dict(intermediate_size=768, num_labels=1000), images(4, 224, 224), bench=True
+        "Ti/16, 224 px",
+        BENCH | dict(intermediate_size=768, num_labels=1000),
+        images(4, 224, 224),
+        bench="realistic",
     ),
-    vit("Ti/16, 224 px", BENCH | dict(intermediate_size=768), images(4, 224, 224), bench=True, **NO_POOLER),
-    dino("Ti/14, 224 px", BENCH | dict(patch_size=14), images(4, 224, 224), bench=True),
-    registers("Ti/14, four registers, 224 px", BENCH | dict(patch_size=14), images(4, 224, 224), bench=True),
+    vit(
+        "Ti/16, 224 px",
+        BENCH | dict(intermediate_size=768),
+        images(4, 224, 224),
+        bench="realistic",
+        **NO_POOLER,
+    ),
+    dino("Ti/14, 224 px", BENCH | dict(patch_size=14), images(4, 224, 224), bench="realistic"),
+    registers(
+        "Ti/14, four registers, 224 px", BENCH | dict(patch_size=14), images(4, 224, 224), bench="realistic"
+    ),
 ]
 
 CASES = [*TORCHVISION, *TRANSFORMERS]

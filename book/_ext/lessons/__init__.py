@@ -5,7 +5,12 @@ a page has beyond that is added here, at build time:
 
 - `source`: the header of a lesson, citations, links to the glossary, folded solutions, numbered live figures;
 - `outputs`: live figures and quizzes, from the JSON that the notebook stores;
-- `directives`: the grid of lessons and the parity ledger;
+- `mathematics`: formulas, set at build time;
+- `directives`: the grid of lessons;
+- `proof`: the parity ledger, speed, seconds, seeds and licences;
+- `landing`: learning paths, the reader's progress, a living figure, measured times;
+- `concepts`: entries of the glossary with the lesson that builds them;
+- `sharing`: cards, structured data and the feed of changes;
 - `assets`: what a page loads, which is little and all from the site itself.
 """
 
@@ -19,7 +24,7 @@ from sphinx.config import Config
 
 from mmscratch.kit import project
 
-from . import assets, directives, outputs, source
+from . import assets, concepts, directives, landing, mathematics, outputs, proof, sharing, source
 
 
 def use_project_addresses(app: Sphinx, config: Config) -> None:
@@ -35,8 +40,13 @@ def use_project_addresses(app: Sphinx, config: Config) -> None:
 def setup(app: Sphinx) -> dict[str, Any]:
     # before the extensions that read these settings at the same event
     app.connect("config-inited", use_project_addresses, priority=100)
+    mathematics.setup(app)
     source.setup(app)
     outputs.setup(app)
     directives.setup(app)
+    proof.setup(app)
+    landing.setup(app)
+    concepts.setup(app)
+    sharing.setup(app)
     assets.setup(app)
     return {"version": project.package_version(), "parallel_read_safe": True, "parallel_write_safe": True}

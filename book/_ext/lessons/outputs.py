@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import html
 import json
 import re
 from functools import lru_cache
@@ -18,6 +17,8 @@ from sphinx.application import Sphinx
 
 from mmscratch.kit.figures import VEGALITE_MIME
 from mmscratch.kit.quiz import QUIZ_MIME
+
+from .mathematics import mathml
 
 VEGALITE_VERSION = "6.4"
 """Vega-Lite on the site. JupyterLab has an older one, 5.6; a test also draws with the nearest to that."""
@@ -41,17 +42,30 @@ class LiveFigure:
         if inline or data.mime_type != VEGALITE_MIME:
             return None
         spec = data.content
-        svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE_VERSION)
-        width, height = _svg_size(svg)
-        name = f"live-{hashlib.sha256(svg.encode()).hexdigest()[:16]}.svg"
+        svg, _, name = draw(spec)
         uri = renderer.write_file([name], svg.encode(), overwrite=False, exists_ok=True)
         picture = nodes.image(uri=uri, alt=spec.get("description", ""), classes=["live-picture"])
-        # "</" would end the script element early
-        text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
-        script = f'<script type="application/json" class="live-spec">{text}</script>'
-        figure = nodes.container(classes=["live-figure"])
-        figure += [picture, nodes.raw("", script, format="html")]
+        figure = nodes.container(classes=["live-figure", f"has-{controls(spec)}-controls"])
+        figure += [picture, nodes.raw("", specification(spec), format="html")]
         return [figure]
+
+
+def draw(spec: dict[str, Any]) -> tuple[str, tuple[int, int], str]:
+    """The picture of a live figure as SVG, its width and height, and a name for its file."""
+    svg = vl_convert.vegalite_to_svg(spec, vl_version=VEGALITE_VERSION)
+    return svg, _svg_size(svg), f"live-{hashlib.sha256(svg.encode()).hexdigest()[:16]}.svg"
+
+
+def controls(spec: dict[str, Any]) -> int:
+    """How many sliders, menus and buttons stand below the figure: the page keeps their room free."""
+    return sum(isinstance(each.get("bind"), dict) for each in spec.get("params", ()))
+
+
+def specification(spec: dict[str, Any]) -> str:
+    """The specification as data in the page."""
+    # "</" would end the script element early
+    text = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
+    return f'<script type="application/json" class="live-spec">{text}</script>'
 
 
 @lru_cache
@@ -60,7 +74,7 @@ def _markdown() -> MarkdownIt:
     parser.add_render_rule(
         "math_inline",
         lambda self, tokens, index, options, env: (
-            f'<span class="math notranslate nohighlight">\\({html.escape(tokens[index].content)}\\)</span>'
+            f'<span class="math">{mathml(tokens[index].content)}</span>'
         ),
     )
     return parser

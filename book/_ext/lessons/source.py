@@ -23,6 +23,13 @@ KIND_NOTES = {
     "Project": "a product first",
 }
 
+# what progress.js brings to life; hidden where there are no scripts or nothing can be kept
+END = """<div class="lesson-end progress-ui pst-js-only" data-lesson-end="{number}">
+<button type="button" class="lesson-button" aria-pressed="false">Mark this lesson as done</button>
+<a class="lesson-button is-primary" data-next href="#" hidden>Next</a>
+</div>
+"""
+
 _FENCE = re.compile(r"^\s*(`{3,}|~{3,})")
 # a code span (left alone), or a link with its text and its target
 _CODE_OR_LINK = re.compile(
@@ -39,16 +46,23 @@ def term_slug(term: str) -> str:
 
 
 @functools.lru_cache(maxsize=4)
-def _glossary(path: Path, _modified: int) -> dict[str, str]:
+def _glossary(path: Path, _modified: int) -> dict[str, tuple[str, str]]:
     lines = path.read_text(encoding="utf-8").splitlines()
-    terms = [above for above, line in zip(lines, lines[1:], strict=False) if line.startswith(": ")]
-    return {term_slug(term): term for term in terms}
+    pairs = [
+        (above, line[2:]) for above, line in zip(lines, lines[1:], strict=False) if line.startswith(": ")
+    ]
+    return {term_slug(term): (term, definition) for term, definition in pairs}
+
+
+def glossary_entries(book: Path) -> dict[str, tuple[str, str]]:
+    """Slug -> term and definition of every entry of the glossary."""
+    path = book / "glossary.md"
+    return _glossary(path, path.stat().st_mtime_ns)
 
 
 def glossary_terms(book: Path) -> dict[str, str]:
     """Slug -> term of every entry of the glossary."""
-    path = book / "glossary.md"
-    return _glossary(path, path.stat().st_mtime_ns)
+    return {slug: term for slug, (term, _) in glossary_entries(book).items()}
 
 
 @functools.lru_cache(maxsize=4)
@@ -90,6 +104,7 @@ class Page:
             title, _, promise = self.cells[0]["source"].partition("\n")
             self.cells[0]["source"] = f"# {self.lesson.number} · {title.removeprefix('# ')}\n{promise}"
             self.cells.insert(1, markdown("header", self.header(self.lesson)))
+            self.cells.append(markdown("end", END.format(number=self.lesson.number)))
 
     def links(self, text: str) -> str:
         """Links to papers become citations, links to the glossary become terms; code is left alone."""
@@ -152,6 +167,8 @@ class Page:
         lines += [f"- **{name}** {value}" for name, value in facts.items()]
         lines += ["::::", "::::{div} lesson-objectives", "**After this lesson you can**", ""]
         lines += [f"- {self.links(objective)}" for objective in lesson.objectives]
+        state = "Pass the quiz at the end to tick these."  # progress.js says here what the reader has done
+        lines += ["", f'<p class="lesson-state progress-ui pst-js-only" data-lesson-state>{state}</p>', ""]
         lines += ["::::", "::::{div} lesson-run"]
         source = f"../_sources/{lesson.notebook}"  # the committed file, which Sphinx copies there
         lines += [
