@@ -24,8 +24,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmscratch.clip import ImageTower
-from mmscratch.llava import IGNORE, Batch, LLaVA, Projector
+from mmscratch.llava import IGNORE, Batch, LLaVA
 from mmscratch.ocr import Reading
+from mmscratch.qformer import QFormer
 from mmscratch.transformer import Transformer, check_type, pick, rope, rotate, sinusoidal, small_reader
 
 __all__ = [
@@ -33,11 +34,11 @@ __all__ = [
     "Item",
     "LONGEST",
     "NUMBER",
-    "PaletteStem",
     "Reply",
     "SPECIAL",
     "STRATEGIES",
     "Slots",
+    "SoftWords",
     "Tree",
     "Vocabulary",
     "WORDS",
@@ -53,13 +54,13 @@ __all__ = [
     "gini",
     "one_letter_apart",
     "pack",
+    "palette_maps",
     "plain",
     "prompt",
     "question_features",
     "small_chart_reader",
     "start_copying",
     "tile_tokens",
-    "to_pixels",
 ]
 
 
@@ -190,7 +191,7 @@ LONGEST = 90  # tokens of OCR text that a prompt keeps
 
 
 def context(
-    slots: Slots, strategy: str, *, text: str = "", table: str = "", num_tokens: int = 80
+    slots: Slots, strategy: str, *, text: str = "", table: str = "", num_tokens: int = 24
 ) -> list[int]:
     """What the model sees of a chart before the question, as ids. `strategy` "nothing": not a thing.
 
@@ -237,49 +238,61 @@ def pack(
     return Batch(ids, labels, visible.tril(), places)
 
 
-def to_pixels(images: Sequence[Tensor]) -> Tensor:
-    """Charts (3, 240, 320) uint8 -> (B, 3, 128, 160) from -1 to 1: halved, with 8 grey rows below."""
+def palette_maps(images: Sequence[Tensor], palette: Tensor) -> Tensor:
+    """How near to each colour and how light a chart is, place by place: (3, 240, 320) uint8 each, K colours
+    -> (B, K + 1, 32, 40).
+
+    palette (K, 3): colours from -1 to 1. A place is 8 x 8 pixels; two grey rows of places fill the bottom.
+    """
     if not len(images) or any(image.shape != (3, 240, 320) for image in images):
         shapes = sorted({tuple(image.shape) for image in images})
         raise ValueError(f"expected pictures (3, 240, 320), got {shapes or 'none'}")
-    halved = F.avg_pool2d(torch.stack(list(images)).float(), 2)
-    return F.pad(halved / 127.5 - 1, (0, 0, 0, 8))
-
-
-class PaletteStem(nn.Module):
-    """Patches of 16 x 16 as shares of named colours: (B, 3, H, W) from -1 to 1 -> (B, N, D).
-
-    palette (K, 3): colours from -1 to 1. How near each pixel is to each colour, and how dark it is, averaged
-    over cells of 4 x 4 pixels; 16 cells make a token.
-    """
-
-    def __init__(self, palette: Tensor, dim: int):
-        super().__init__()
-        self.register_buffer("palette", palette.clone())
-        self.linear = nn.Linear(16 * (len(palette) + 1), dim)
-
-    def forward(self, images: Tensor) -> Tensor:
-        with torch.no_grad():
-            crossed = torch.einsum("bchw,kc->bkhw", images, self.palette)
-            own, named = images.square().sum(1, keepdim=True), self.palette.square().sum(1)[:, None, None]
-            near = ((2 * crossed - own - named) / 0.15).exp()  # (B, K, H, W), 1 where the colours are equal
-            maps = torch.cat([near, images.mean(1, keepdim=True)], dim=1)
-            cells = F.unfold(F.avg_pool2d(maps, 4), 4, stride=4).mT  # (B, N, 16 (K + 1))
-        return self.linear(cells)
-
-
-def small_chart_reader(vocabulary: Vocabulary, palette: Tensor) -> LLaVA:
-    """Lesson 14's model for charts: 80 picture tokens of 16 x 16 pixels, three blocks of language model.
-
-    palette (K, 3) from -1 to 1: the colours that the tower is given names for.
-    """
     if palette.ndim != 2 or palette.shape[1] != 3:
         raise ValueError(f"expected a palette (K, 3), got {tuple(palette.shape)}")
-    stem = PaletteStem(palette, 128)
-    shape = dict(patch_size=16, dim=128, depth=2, num_heads=4, mlp_dim=336, class_token=False)
-    tower = ImageTower((128, 160), embed_dim=None, stem=stem, pooling="mean", **shape)
+    x = F.pad(torch.stack(list(images)).float() / 127.5 - 1, (0, 0, 0, 16))  # (B, 3, 256, 320)
+    crossed = torch.einsum("bchw,kc->bkhw", x, palette)
+    own, named = x.square().sum(1, keepdim=True), palette.square().sum(1)[:, None, None]
+    near = ((2 * crossed - own - named) / 0.15).exp()  # (B, K, 256, 320), 1 where the colours are equal
+    return F.avg_pool2d(torch.cat([near, x.mean(1, keepdim=True)], dim=1), 8)
+
+
+class SoftWords(nn.Module):
+    """Queries read a picture, and each says a word, as a blend of words: (M, N, C) -> (M, Q, D).
+
+    body: a Q-Former without text (Li et al. 2023, sec. 3.1); words: ids of all that may be said; language:
+    whose embeddings are blended, by the weights that a softmax over `words` gives.
+    """
+
+    def __init__(self, body: QFormer, num_queries: int, words: Sequence[int], language: Transformer):
+        super().__init__()
+        self.body = body
+        self.queries = nn.Parameter(torch.randn(1, num_queries, body.config.dim) * 0.5)
+        self.head = nn.Linear(body.config.dim, len(words))
+        self.register_buffer("words", torch.tensor(words))
+        self.look_up = language.embed.forward  # the table stays the language model's
+
+    def scores(self, features: Tensor) -> Tensor:
+        """What each query says: logits over the words, (M, Q, W)."""
+        return self.head(self.body(self.queries, features))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.scores(features).softmax(-1) @ self.look_up(self.words)
+
+
+def small_chart_reader(vocabulary: Vocabulary, words: Sequence[int], *, num_maps: int = 9) -> LLaVA:
+    """Lesson 14's model for charts: 80 patches of 32 x 32 pixels, 24 picture tokens, three blocks of text.
+
+    words: ids that a picture token may blend; num_maps: of `palette_maps`.
+    """
+    if not words or not all(0 <= word < len(vocabulary) for word in words):
+        raise ValueError(f"expected ids of words from 0 to {len(vocabulary) - 1}, got {list(words)}")
+    shape = dict(patch_size=4, in_channels=num_maps, dim=128, depth=2, num_heads=4, mlp_dim=336)
+    kind = dict(class_token=False, patch_bias=True, pooling="mean")
+    tower = ImageTower((32, 40), embed_dim=None, **shape, **kind)
     language = small_reader(len(vocabulary), max_positions=320, qkv_bias=True)
-    projector = Projector(128, dim=128, norm=True)
+    reads = dict(context_dim=128, cross_attention_frequency=1, text=False)
+    body = QFormer(128, depth=2, num_heads=4, mlp_dim=336, **reads)
+    projector = SoftWords(body, 24, words, language)
     return LLaVA(tower, projector, language, image_token_id=vocabulary.ids["<image>"], layer=-1)
 
 
@@ -326,9 +339,9 @@ def start_copying(language: Transformer, vocabulary: Vocabulary, *, seed: int = 
 
 
 class Item(NamedTuple):
-    """A chart to be asked about: picture (3, 240, 320) uint8, what OCR read, the data where known."""
+    """A chart to be asked about: its `palette_maps` (K + 1, 32, 40), what OCR read, the data where known."""
 
-    image: Tensor
+    maps: Tensor
     text: str
     questions: list[str]
     table: str = ""
@@ -350,7 +363,9 @@ def answers(
     looked: list[Tensor] = []
     if strategy in ("image", "both"):
         parts = [items[at : at + batch_size] for at in range(0, len(items), batch_size)]
-        looked = [row for part in parts for row in model.see(to_pixels([item.image for item in part]))]
+        looked = [
+            row for part in parts for row in model.see(torch.stack([item.maps for item in part]).float())
+        ]
     said: list[list[str]] = [[] for _ in items]
     results: dict[int, str] = {}
     order = sorted(range(len(rows)), key=lambda r: len(rows[r][2]))  # little padding

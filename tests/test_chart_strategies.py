@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import http.server
 import io
 import json
@@ -22,7 +23,6 @@ from mmscratch.chart_strategies import (
     WORDS,
     Endpoint,
     Item,
-    PaletteStem,
     Slots,
     Vocabulary,
     answers,
@@ -36,17 +36,22 @@ from mmscratch.chart_strategies import (
     gini,
     one_letter_apart,
     pack,
+    palette_maps,
     plain,
     question_features,
     small_chart_reader,
     start_copying,
     tile_tokens,
-    to_pixels,
 )
 from mmscratch.kit import charts
 
 V = Vocabulary(charts.shared_words())
 PALETTE = torch.tensor(list(charts.COLOURS.values())) / 127.5 - 1
+SAID = [0, *(V.ids[name] for name in charts.COLOURS)]
+
+
+def look(image):
+    return palette_maps([image], PALETTE)[0]
 
 
 def slots(seed: int = 0) -> Slots:
@@ -148,7 +153,7 @@ def test_long_text_is_cut_and_no_text_is_a_sign_alone():
 
 def test_packed_questions_do_not_see_one_another():
     torch.manual_seed(0)
-    model = small_chart_reader(V, PALETTE).eval()
+    model = small_chart_reader(V, SAID).eval()
     seen = [context(slots(), "text", text="Tea 31\nMilk 54"), context(slots(), "text", text="Tea 7")]
     turn = [([5, 30, 31], [40, 1]), ([5, 32], [41, 1]), ([5, 33, 34, 35], [42, 1])]
     together = pack(seen, [turn, turn[:1]])
@@ -173,7 +178,7 @@ def test_only_answers_are_labelled():
 
 def test_the_start_looks_up():
     torch.manual_seed(0)
-    model = small_chart_reader(V, PALETTE).eval()
+    model = small_chart_reader(V, SAID).eval()
     start_copying(model.language, V)
     ids = torch.randperm(64)[:20] + V.first_slot
     with torch.no_grad():
@@ -187,9 +192,11 @@ def test_the_start_looks_up():
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "nothing"])
 def test_answers_do_not_depend_on_the_batch(strategy):
     torch.manual_seed(1)
-    model = small_chart_reader(V, PALETTE).eval()
+    model = small_chart_reader(V, SAID).eval()
     some = charts.sample(3, generator=torch.Generator().manual_seed(3), split="test")
-    items = [Item(c.image, c.title, [q.text for q in charts.all_questions(c)[:4]], c.table()) for c in some]
+    items = [
+        Item(look(c.image), c.title, [q.text for q in charts.all_questions(c)[:4]], c.table()) for c in some
+    ]
     together = answers(model, V, items, strategy)
     assert together == answers(model, V, items, strategy, batch_size=1)
     assert [len(said) for said in together] == [4, 4, 4]
@@ -205,27 +212,45 @@ def test_a_picture_without_words_is_answered():
         detector.join[-1].bias.fill_(-30.0)
     text = plain(read_page(detector, CRNN(3).eval(), Alphabet("ab"), blank))
     assert text == ""
-    model = small_chart_reader(V, PALETTE).eval()
-    assert len(answers(model, V, [Item(blank, text, ["what is the title?"])], "both")[0]) == 1
+    model = small_chart_reader(V, SAID).eval()
+    assert len(answers(model, V, [Item(look(blank), text, ["what is the title?"])], "both")[0]) == 1
 
 
-def test_pixels_are_padded_to_patches():
-    image = torch.randint(0, 256, (3, 240, 320), dtype=torch.uint8)
-    x = to_pixels([image, image])
-    assert x.shape == (2, 3, 128, 160) and x[:, :, 120:].abs().max() == 0
-    mean = image[:, 2:4, 6:8].float().mean((1, 2))
-    torch.testing.assert_close((x[0, :, 1, 3] + 1) * 127.5, mean)
-
-
-def test_the_stem_knows_the_colours_it_was_given():
-    stem = PaletteStem(PALETTE, 8)
-    stem.linear = torch.nn.Identity()
+def test_maps_know_the_colours_they_were_given():
     blue = list(charts.COLOURS).index("blue")
-    cells = stem(PALETTE[blue][None, :, None, None].expand(1, 3, 32, 48))  # (1, 2 x 3, 9 x 16)
-    assert cells.shape == (1, 6, 144)
-    shares = cells[0, 0].view(9, 16)
-    torch.testing.assert_close(shares[blue], torch.ones(16))
-    assert shares[:8].mean(1).argsort()[-1] == blue and shares[:8].mean(1).sort().values[-2] < 0.5
+    image = torch.full((3, 240, 320), 255, dtype=torch.uint8)
+    image[:, :, 160:] = torch.tensor(charts.COLOURS["blue"], dtype=torch.uint8)[:, None, None]
+    maps = palette_maps([image, image], PALETTE)
+    assert maps.shape == (2, 9, 32, 40) and torch.equal(maps[0], maps[1])
+    torch.testing.assert_close(maps[0, blue, :30, 20:], torch.ones(30, 20))
+    others = [k for k in range(8) if k != blue]
+    assert maps[0, others, :30, 20:].max() < 0.5 and maps[0, :8, :30, :20].max() < 0.1
+    torch.testing.assert_close(maps[0, 8, :30, :20], torch.ones(30, 20))  # white is as light as can be
+    assert maps[0, 8, 30:].abs().max() == 0  # the rows below are grey
+
+
+def test_a_picture_speaks_in_words_of_the_language_model():
+    torch.manual_seed(0)
+    model = small_chart_reader(V, SAID).eval()
+    maps = torch.rand(2, 9, 32, 40)
+    with torch.no_grad():
+        patches = model.see(maps)
+        shares = model.projector.scores(patches).softmax(-1)
+        tokens = model.projector(patches)
+    assert patches.shape == (2, 80, 128) and shares.shape == (2, 24, len(SAID))
+    torch.testing.assert_close(tokens, shares @ model.language.embed.weight[SAID])
+    model.projector.head.weight.data.zero_()
+    model.projector.head.bias.data.copy_(torch.arange(len(SAID)) * 100.0)  # all say the last word
+    torch.testing.assert_close(model.projector(patches)[1, 7], model.language.embed.weight[SAID[-1]])
+
+
+def test_the_words_of_a_copied_model_are_its_own():
+    model = copy.deepcopy(small_chart_reader(V, SAID).eval())
+    before = model.projector(torch.ones(1, 80, 128))
+    model.language.embed.weight.data *= 2
+    torch.testing.assert_close(model.projector(torch.ones(1, 80, 128)), 2 * before)
+    stored = model.projector.state_dict().values()
+    assert all(len(V) not in value.shape for value in stored)  # the table is the language model's alone
 
 
 # -- deciding
@@ -398,7 +423,8 @@ import json, random, sys, torch
 from mmscratch.chart_strategies import *
 V = Vocabulary(["what", "is"])
 S = Slots(V, random.Random(0))
-M = small_chart_reader(V, torch.zeros(8, 3))
+M = small_chart_reader(V, [0, 1])
+maps = torch.zeros(9, 32, 40)
 grey = torch.zeros(3, 240, 320, dtype=torch.uint8)
 """
 
@@ -414,17 +440,19 @@ CASES = {
         "pack([[1]], [])": "ValueError: expected a context and at least one question",
         "pack([[1]], [[]])": "ValueError: expected a context and at least one question",
     },
-    "to_pixels": {
-        "to_pixels([])": "ValueError: expected pictures (3, 240, 320), got none",
-        "to_pixels([grey[:, :9]])": "ValueError: expected pictures (3, 240, 320), got [(3, 9, 320)]",
+    "palette_maps": {
+        "palette_maps([], torch.zeros(8, 3))": "ValueError: expected pictures (3, 240, 320), got none",
+        "palette_maps([grey[:, :9]], torch.zeros(8, 3))": "ValueError: (3, 240, 320), got [(3, 9, 320)]",
+        "palette_maps([grey], torch.zeros(8))": "ValueError: expected a palette (K, 3), got (8,)",
     },
     "small_chart_reader": {
-        "small_chart_reader(V, torch.zeros(8))": "ValueError: expected a palette (K, 3), got (8,)"
+        "small_chart_reader(V, [])": "ValueError: expected ids of words from 0 to .*got []",
+        "small_chart_reader(V, [9999])": "ValueError: expected ids of words from 0 to .*got [9999]",
     },
     "answers": {
-        "answers(M, V, [Item(grey[:1], '', ['a'])], 'image')": "ValueError: expected pictures",
-        "answers(M, V, [Item(grey, '', [''])], 'text')": "ValueError: expected a question",
-        "answers(M, V, [Item(grey, '', ['a'])], 'ocr')": "ValueError: expected strategy",
+        "answers(M, V, [Item(maps[:1], '', ['a'])], 'image')": "ValueError: expected images (B, 9, H, W)",
+        "answers(M, V, [Item(maps, '', [''])], 'text')": "ValueError: expected a question",
+        "answers(M, V, [Item(maps, '', ['a'])], 'ocr')": "ValueError: expected strategy",
     },
     "bootstrap": {
         "bootstrap(torch.ones(4), torch.arange(4))": "ValueError: expected right (N, K)",
@@ -469,7 +497,7 @@ WITHOUT_CASE = {
     "gini": "takes any counts",
     "one_letter_apart": "takes any two texts",
     "plain": "takes what read_page returns",
-    "PaletteStem": "built by small_chart_reader, which checks",
+    "SoftWords": "built by small_chart_reader, which checks",
     "start_copying": "takes the language model of small_chart_reader",
 }
 

@@ -120,6 +120,19 @@ def solve(question: str, chart) -> str | None:
     if m := re.match(r"what is listed (first|last)", question):
         listed = list(row) if chart.kind == "pie" else names
         return listed[0 if m[1] == "first" else -1]
+    if question == "is the first bar taller than the last?":
+        first, last = (list(row.values())[i] for i in (0, -1))
+        return "yes" if first > last else "no"
+    if m := re.match(r"what colour is the (line that ends|\S+) ?(highest|lowest|bar|slice)\?", question):
+        rows = chart.values
+        if chart.kind == "pie":
+            sizes = list(rows[0])
+        elif chart.kind == "line":
+            sizes = [each[-1] for each in rows]
+        else:
+            sizes = [max(each) for each in rows]
+        wanted = min(sizes) if {"lowest", "smallest"} & set(m.groups()) else max(sizes)
+        return chart.style.colours[sizes.index(wanted)]
     return None
 
 

@@ -64,7 +64,7 @@ TEMPLATES = (  # every word of a question that is neither a name nor in the tabl
     "rows what is the title in unit given there a called yes no which first last row heads column of "
     "numbers furthest left right directly listed legend has tallest shortest highest lowest largest "
     "smallest bar point slice cell value colour does line end higher than it starts do lines and cross "
-    "for sum by how much differ many values are above group team type place"
+    "for sum by how much differ many values are above group team type place that ends taller bars"
 )
 
 
@@ -622,6 +622,15 @@ def _about_marks(c: Chart) -> list[Question]:
     if c.kind in ("grouped bar", "line") and len(c.series) > 1:
         for name, colour in zip(c.series, c.style.colours, strict=False):
             found.append(Question(f"what colour is {name}?", colour, "visual", "colour"))
+    if c.kind == "pie" or (c.kind in ("grouped bar", "line") and len(c.series) > 1):
+        found += _about_colours(c)
+    if c.kind == "bar" and not c.printed:
+        row = c.values[0]
+        if abs(row[0] - row[-1]) > 0.1 * max(row):
+            answer = "yes" if row[0] > row[-1] else "no"
+            found.append(
+                Question("is the first bar taller than the last?", answer, "visual", "first and last")
+            )
     if c.kind == "line":
         for k, row in enumerate(c.values):
             if abs(row[-1] - row[0]) > 0.1 * max(row):
@@ -638,6 +647,24 @@ def _about_marks(c: Chart) -> list[Question]:
                     text = f"do the lines of {c.series[m]} and {c.series[k]} cross?"
                     found.append(Question(text, "yes" if answer else "no", "visual", "crossing"))
     return found
+
+
+def _about_colours(c: Chart) -> list[Question]:
+    """The colour of what stands out: nothing of it is written on the chart, nor any name in the question."""
+    if c.kind == "line":
+        rows, phrases = [row[-1] for row in c.values], ("line that ends highest", "line that ends lowest")
+    elif c.kind == "pie":
+        rows, phrases = c.values[0], ("largest slice", "smallest slice")
+    else:
+        rows, phrases = [max(row) for row in c.values], ("tallest bar",)
+    extremes = dict(_extremes(rows))
+    return [
+        Question(
+            f"what colour is the {phrase}?", c.style.colours[extremes[which]], "visual", "colour of extreme"
+        )
+        for which, phrase in zip(("largest", "smallest"), phrases, strict=False)
+        if which in extremes
+    ]
 
 
 def crossing(one: Sequence[float], other: Sequence[float]) -> bool | None:
