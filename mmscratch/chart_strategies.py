@@ -426,13 +426,17 @@ class Tree(nn.Module):
             self.depth += 1
 
     def forward(self, x: Tensor) -> Tensor:
-        at = torch.zeros(len(x), dtype=torch.long)
-        for _ in range(self.depth):
-            feature = self.feature[at]
-            down = x.gather(1, feature.clamp(min=0)[:, None])[:, 0] <= self.threshold[at]
-            after = torch.where(down, self.left[at], self.right[at])
-            at = torch.where(feature < 0, at, after)  # a leaf stays
-        return self.value[at]
+        leaf, here = self.feature < 0, torch.arange(len(self.feature))
+        sides = [torch.where(leaf, here, side) for side in (self.left, self.right)]  # a leaf leads to itself
+        children = torch.stack(sides, dim=1).flatten().int()  # left of node i at 2 i, right behind it
+        feature, values = self.feature.clamp(min=0).int(), x.flatten()
+        start = torch.arange(0, len(values), x.shape[1], dtype=torch.int32)  # where rows begin
+        at = torch.zeros(len(x), dtype=torch.int32)
+        for _ in range(self.depth):  # all rows go down one level
+            asked = values.index_select(0, feature.index_select(0, at) + start)
+            right = asked > self.threshold.index_select(0, at)
+            at = children.index_select(0, 2 * at + right)
+        return self.value.index_select(0, at)
 
     def rule(self, features: Sequence[str], classes: Sequence[str], node: int = 0, depth: int = 0) -> str:
         """The tree as text that a person can follow; features are words that are there or not."""
