@@ -180,14 +180,19 @@ def _records(statement: excerpt.Statement, figure: str) -> int:
 
 
 def digest(rival: Rival, statements: Sequence[excerpt.Statement]) -> str:
-    """Changes when the recipe does: the lesson's statements, `kit.train`, or the file of the rival.
+    """Changes when the recipe does: the lesson's statements, `kit.train`, the file of the rival, or what it
+    uses of others (and not which rivals stand there).
 
     Comments, layout and docstrings do not count; every version of Python gives the same.
     """
     trees = [statement.tree for statement in statements]
     trees.append(ast.parse(inspect.getsource(train)))
-    for path in [rival.file, *map(rival.file.with_name, rival.uses)] if rival.file else []:
-        trees.append(ast.parse(path.read_text(encoding="utf-8")))
+    if rival.file is not None:
+        trees.append(ast.parse(rival.file.read_text(encoding="utf-8")))
+        for name in rival.uses:
+            used = ast.parse(rival.file.with_name(name).read_text(encoding="utf-8"))
+            used.body = [part for part in used.body if not ast.unparse(part).startswith("RIVALS = ")]
+            trees.append(used)
     text = "\n".join(map(_canonical, trees))
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -321,7 +326,7 @@ def stored_path(tree: Path | None = None) -> Path:
 def rivals(folder: Path) -> list[Rival]:
     """The `RIVALS` of the files in `folder` (`tests/rivals`), by lesson."""
     found = []
-    for path in sorted(folder.glob("*.py")):
+    for path in sorted(folder.glob("[!_]*.py")):
         for rival in load(path).RIVALS:
             object.__setattr__(rival, "file", path)
             found.append(rival)

@@ -13,7 +13,7 @@ import torch
 from mmscratch.kit.reference import load
 from mmscratch.kit.rivals import Rival
 
-clip = load(Path(__file__).with_name("clip.py"))
+theirs = load(Path(__file__).with_name("_towers.py"))
 
 
 def as_libraries(towers):
@@ -22,7 +22,7 @@ def as_libraries(towers):
     def built(seed: int):
         visual, text = towers(seed)
         with torch.random.fork_rng(devices=[]):
-            return clip.image_tower(visual), clip.text_tower(text)
+            return theirs.image_tower(visual), theirs.text_tower(text)
 
     return built
 
@@ -57,6 +57,6 @@ RIVALS = [
         ),
         training="sigmoid, batch 64",
         exchange={"towers": as_libraries, "siglip_loss": as_open_clip},
-        uses=("clip.py", "vit.py"),
+        uses=("_towers.py", "vit.py"),
     )
 ]

@@ -1,4 +1,4 @@
-"""Lesson 07's two towers against timm's and transformers', trained with open_clip's loss.
+"""The two towers of lessons 07 and 08, of timm and transformers.
 
 No library has the lesson's image tower in a CLIP of its own: it begins with a stem of convolutions (torch's,
 on both sides) and takes the mean of the patches. timm's vision transformer can, and open_clip accepts it.
@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from mmscratch.kit.reference import load
-from mmscratch.kit.rivals import Adapted, Rival, load_renamed, start_as
+from mmscratch.kit.rivals import Adapted, load_renamed, start_as
 
 vit = load(Path(__file__).with_name("vit.py"))
 
@@ -60,33 +60,3 @@ def text_tower(ours: nn.Module) -> nn.Module:
     longer.transformer.embed.weight = nn.Parameter(torch.cat([torch.zeros_like(words[:1]), words.detach()]))
     theirs = start_as(longer, transformers.CLIPTextModelWithProjection(config), mapping)
     return Adapted(theirs, lambda model, ids: model(input_ids=ids + 1).text_embeds)
-
-
-def as_libraries(clip: nn.Module) -> nn.Module:
-    """Our `CLIP`, which normalises and holds the temperature, with their towers."""
-    clip.visual, clip.text = image_tower(clip.visual), text_tower(clip.text)
-    return clip
-
-
-def as_open_clip(clip_loss):
-    import open_clip
-
-    return open_clip.ClipLoss()
-
-
-RIVALS = [
-    Rival(
-        lesson="07",
-        figure="CLIP, half a minute: R@1 of 1,000 captions",
-        better="higher",
-        ours="clip.CLIP",
-        references=(
-            "timm VisionTransformer",
-            "transformers CLIPTextModelWithProjection",
-            "open_clip ClipLoss",
-        ),
-        training="live",
-        exchange={"model": as_libraries, "clip_loss": as_open_clip},
-        uses=("vit.py",),
-    )
-]
