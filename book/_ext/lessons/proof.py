@@ -1,7 +1,7 @@
 """What the book proves, as tables: parity, deliberate errors, speed, seconds, seeds, licences.
 
-Everything is read from files that a command wrote (`make ledger`, `make bench`, `make lesson`, `make seeds`)
-or from what is installed. A ledger that is incomplete, or out of its bounds, fails the build.
+Everything is read from files that a command wrote (`make ledger`, `make bench`, `make lesson`, `make rivals`,
+`make seeds`) or from what is installed. A ledger that is incomplete, or out of its bounds, fails the build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from mmscratch.kit import ledger, licences, margins, project, runs
+from mmscratch.kit import ledger, licences, margins, project, rivals, runs
 
 from .landing import LessonDirective, duration, raw
 
@@ -57,6 +57,13 @@ def table(label: str, columns: Sequence[str], groups: Iterable[tuple[str, Sequen
         f'<div class="ledger-scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">'
         f'<table class="ledger"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table></div>'
     )
+
+
+def machine_of(stored: dict[str, Any]) -> str:
+    """What figures were measured on, in words."""
+    words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
+    facts = stored["machine"].items()
+    return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts)
 
 
 class Proof(LessonDirective):
@@ -251,9 +258,7 @@ class Timed(Proof):
         return "CPU" if row.get("device", "cpu") == "cpu" else row["device"]
 
     def machine(self) -> str:
-        facts = self.stored()["machine"]
-        words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
-        return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts.items())
+        return machine_of(self.stored())
 
 
 class SpeedSummary(Timed):
@@ -407,6 +412,57 @@ class LessonResults(Seeded):
         return raw(table("Seconds to a result", columns, [("", rows)]) + f"<p>{total}</p>")
 
 
+class LessonRivals(Proof):
+    """`{lesson-rivals}`: what ours reached, and a library's model by the same recipe, from `make rivals`."""
+
+    COLUMNS = (
+        "Lesson",
+        "*Figure",
+        "Ours|mean, range",
+        "Reference|mean, range",
+        "Seeds",
+        "CPU seconds|ours",
+        "CPU seconds|reference",
+    )
+    file = "book/_data/rivals.json"
+
+    def run(self) -> list[nodes.Node]:
+        stored = self.stored()
+        if found := rivals.problems(stored):
+            raise self.error("ours does not hold against the reference (make rivals): " + "; ".join(found))
+        lessons = {lesson.number: lesson for lesson in self.lessons()}
+        groups = [
+            (self.heading(row), [self.row(row, lessons[row["lesson"]])])
+            for row in stored["rows"]
+            if row["lesson"] in lessons
+        ]
+        machine = f'<p class="ledger-machine">Measured on {html.escape(machine_of(stored))}.</p>'
+        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + machine)
+
+    def heading(self, row: dict[str, Any]) -> str:
+        named = (
+            f"{html.escape(each['class'])} <small>{html.escape(each['package'])} {each['version']}</small>"
+            for each in row["references"]
+        )
+        return f"{self.primitive(row['primitive'])} against {', '.join(named)}"
+
+    def row(self, row: dict[str, Any], lesson: project.Lesson) -> list[str]:
+        better = f"<br><small>{row['better']} is better</small>"
+        return [
+            self.titled(lesson),
+            f'<span class="ledger-words">{html.escape(row["figure"])}{better}</span>',
+            *(over_seeds(row[side]["figure"]) for side in rivals.SIDES),
+            str(len(row["ours"]["figure"])),
+            *(f"{statistics.median(row[side]['seconds']):.1f}" for side in rivals.SIDES),
+        ]
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The mean, and under it the range."""
+    lowest, highest = min(values), max(values)
+    return f"{statistics.mean(values):.3f}<br><small>{lowest:.3f} to {highest:.3f}</small>"
+
+
 class Seeds(Seeded):
     """`{seeds}`: assertions of the lessons under their stored seeds, with the distance to failing."""
 
@@ -524,6 +580,7 @@ DIRECTIVES = {
     "speed-summary": SpeedSummary,
     "speed": Speed,
     "lesson-results": LessonResults,
+    "lesson-rivals": LessonRivals,
     "seeds": Seeds,
     "seed-figures": SeedFigures,
     "dependencies": Dependencies,
