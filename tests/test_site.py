@@ -242,6 +242,8 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
         assert f"{row['forward_ratio']:.2f}" in body and (
             not row["parameters"] or f"{row['parameters']:,}" in body
         )
+    shares = [r["forward_of_matmul"] for r in rows if (r.get("forward_of_matmul") or 0) >= 0.01]
+    assert shares and all(f"<td>{share:.0%}".replace("%", " %") in body for share in shares)
     for size in ("lesson", "realistic"):
         found = [r["forward_ratio"] for r in rows if r["size"] == size and r["device"] == "cpu"]
         assert f"<strong>{math.prod(found) ** (1 / len(found)):.2f}</strong>" in body

@@ -297,6 +297,7 @@ class Speed(Timed):
         "Forward + backward|our time / theirs",
         "Forward|ms, ours and theirs",
         "Forward + backward|ms, ours and theirs",
+        "Of matmul rate|ours, forward and with backward",
         "On",
     )
 
@@ -322,6 +323,11 @@ class Speed(Timed):
         def milliseconds(kind: str) -> str:
             return " · ".join(f"{value:.1f}" for value in row[f"{kind}_ms"]) if row[f"{kind}_ms"] else EMPTY
 
+        def fraction(kind: str) -> str:
+            found = row.get(f"{kind}_of_matmul")  # nothing where no operation was seen, or none looked for
+            return EMPTY if not found else "&lt; 1 %" if found < 0.01 else f"{found:.0%}".replace("%", " %")
+
+        fractions = [fraction(kind) for kind in ("forward", "backward")]
         threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
         return [
             html.escape(row["case"]),
@@ -329,6 +335,7 @@ class Speed(Timed):
             f"{row['parameters']:,}" if row["parameters"] else EMPTY,
             *(ratio(kind) for kind in ("forward", "backward")),
             *(milliseconds(kind) for kind in ("forward", "backward")),
+            EMPTY if set(fractions) == {EMPTY} else " · ".join(fractions),
             threads if row.get("device", "cpu") == "cpu" else html.escape(row["device"]),
         ]
 
