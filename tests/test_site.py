@@ -243,6 +243,8 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
         assert f"{row['forward_ratio']:.2f}" in body and (
             not row["parameters"] or f"{row['parameters']:,}" in body
         )
+    shares = [r["forward_of_matmul"] for r in rows if (r.get("forward_of_matmul") or 0) >= 0.01]
+    assert shares and all(f"<td>{share:.0%}".replace("%", " %") in body for share in shares)
     for size in ("lesson", "realistic"):
         found = [r["forward_ratio"] for r in rows if r["size"] == size and r["device"] == "cpu"]
         assert f"<strong>{math.prod(found) ** (1 / len(found)):.2f}</strong>" in body
@@ -250,14 +252,23 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
 
 def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
     body, runs = article(site, "book/results"), stored("book/_data/lesson_runs.json")
-    figures = {lesson.number: stored(f"data/runs/{lesson.number}.json")["figures"] for lesson in LESSONS}
-    claims = sum(
-        len(margins.margins(project.read_notebook(ROOT / lesson.notebook), figures[lesson.number]))
-        for lesson in LESSONS
-    )
+    swept = {lesson.number: stored(f"data/runs/{lesson.number}.json") for lesson in LESSONS}
+    figures = {number: found["figures"] for number, found in swept.items()}
+    claims = 0
+    for lesson in LESSONS:
+        notebook, measured = (
+            project.read_notebook(ROOT / lesson.notebook),
+            swept[lesson.number].get("claims", ()),
+        )
+        found = margins.margins(notebook, figures[lesson.number], measured)
+        assert all(f"<code>{html.escape(margin.claim)}</code>" in body for margin in found)
+        assert len(found) > 3 or not measured
+        claims += len(found)
     assert claims >= 15
     trained = stored("book/_data/rivals.json")["rows"]
     assert table_rows(body) == len(LESSONS) + len(trained) + claims + sum(map(len, figures.values()))
+    late = [number for number, found in swept.items() if not found.get("claims")]
+    assert not late or f"<p>Of lessons {', '.join(late)}, whose seeds" in body
     for lesson in LESSONS:
         assert f"<td>{runs[lesson.number]['seconds']}</td>" in body
     for row in trained:

@@ -302,6 +302,7 @@ class Speed(Timed):
         "Forward + backward|our time / theirs",
         "Forward|ms, ours and theirs",
         "Forward + backward|ms, ours and theirs",
+        "Of matmul rate|ours, forward and with backward",
         "On",
     )
 
@@ -327,6 +328,11 @@ class Speed(Timed):
         def milliseconds(kind: str) -> str:
             return " · ".join(f"{value:.1f}" for value in row[f"{kind}_ms"]) if row[f"{kind}_ms"] else EMPTY
 
+        def fraction(kind: str) -> str:
+            found = row.get(f"{kind}_of_matmul")  # nothing where no operation was seen, or none looked for
+            return EMPTY if not found else "&lt; 1 %" if found < 0.01 else f"{found:.0%}".replace("%", " %")
+
+        fractions = [fraction(kind) for kind in ("forward", "backward")]
         threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
         return [
             html.escape(row["case"]),
@@ -334,6 +340,7 @@ class Speed(Timed):
             f"{row['parameters']:,}" if row["parameters"] else EMPTY,
             *(ratio(kind) for kind in ("forward", "backward")),
             *(milliseconds(kind) for kind in ("forward", "backward")),
+            EMPTY if set(fractions) == {EMPTY} else " · ".join(fractions),
             threads if row.get("device", "cpu") == "cpu" else html.escape(row["device"]),
         ]
 
@@ -343,15 +350,20 @@ class Speed(Timed):
 
 
 class Seeded(Proof):
-    def figures(self, lesson: project.Lesson) -> dict[str, list[float]]:
+    def swept(self, lesson: project.Lesson) -> dict[str, Any]:
+        """What `make seeds` stored: `figures`, and since distances are noted, `claims`."""
         path = self.tree() / "data" / "runs" / f"{lesson.number}.json"
         self.env.note_dependency(str(path))
-        return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"figures": {}}
+
+    def figures(self, lesson: project.Lesson) -> dict[str, list[float]]:
+        return self.swept(lesson)["figures"]
 
     def margins(self, lesson: project.Lesson) -> list[margins.Margin]:
-        if not (figures := self.figures(lesson)):
+        if not (stored := self.swept(lesson))["figures"]:
             return []
-        return margins.margins(project.read_notebook(self.tree() / lesson.notebook), figures)
+        notebook = project.read_notebook(self.tree() / lesson.notebook)
+        return margins.margins(notebook, stored["figures"], stored.get("claims", ()))
 
 
 class LessonResults(Seeded):
@@ -378,7 +390,7 @@ class LessonResults(Seeded):
                 raise self.error(
                     f"lesson {lesson.number} has no stored figure {name!r}: {', '.join(figures)}"
                 )
-            name = name or next((m.figures[0] for m in reversed(self.margins(lesson))), "")
+            name = name or next((m.figures[0] for m in reversed(self.margins(lesson)) if m.figures), "")
             reached = (
                 f"{runs.summarise(figures[name])}<br><small>{html.escape(name)}</small>" if name else EMPTY
             )
@@ -469,15 +481,15 @@ class Seeds(Seeded):
     COLUMNS = ("What the lesson asserts", "Holds by|least of the seeds", "Holds by|mean")
 
     def run(self) -> list[nodes.Node]:
-        groups, failed = [], []
+        groups, failed, unmeasured = [], [], []
         for lesson in self.lessons():
             found = self.margins(lesson)
-            failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if not margin.least > 0]
+            failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if margin.least < 0]
+            unmeasured += [] if self.swept(lesson).get("claims") else [lesson.number]
             rows = [
                 [
                     f"<code>{html.escape(margin.claim)}</code>",
-                    f"{margin.least:.2f}",
-                    f"{statistics.mean(margin.values):.2f}",
+                    *map(self.distance, (margin.least, statistics.mean(margin.values))),
                 ]
                 for margin in found
             ]
@@ -485,7 +497,15 @@ class Seeds(Seeded):
                 groups.append((self.titled(lesson), rows))
         if failed:
             raise self.error("an assertion fails under a stored seed: " + "; ".join(failed))
-        return raw(table("Assertions under five seeds", self.COLUMNS, groups))
+        note = (
+            f"<p>Of lessons {', '.join(unmeasured)}, whose seeds were last run before distances were noted, "
+            "the table holds the claims that their stored figures decide.</p>"
+        )
+        return raw(table("Assertions under five seeds", self.COLUMNS, groups) + (note if unmeasured else ""))
+
+    @staticmethod
+    def distance(value: float) -> str:
+        return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else scientific(value)
 
 
 class SeedFigures(Seeded):
