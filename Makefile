@@ -12,7 +12,7 @@ SITE := _build/html
 SOURCES := $(shell find index.md book notebooks data/benchmarks.json data/manifest.json data/runs requirements.lock _config.yml _toc.yml pyproject.toml mmscratch/kit \
 	-type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null)
 
-.PHONY: help setup book test pdf serve lab lesson export data checkpoints seeds bench ledger sbom lock lint clean
+.PHONY: help setup book test pdf serve lab lesson export data checkpoints seeds rivals bench ledger sbom lock lint clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -74,6 +74,9 @@ checkpoints: $(READY) ## retrain what ships in data/checkpoints
 seeds: $(READY) ## run one lesson under five seeds and store its figures: make seeds L=04
 	@test -n "$(L)" || { echo "Say which lesson: make seeds L=04"; exit 1; }
 	$(PY) -m mmscratch.kit.runs $(L)
+
+rivals: $(READY) ## train the libraries' models by the lessons' own recipes; L=04 for one lesson
+	$(PY) -m mmscratch.kit.rivals $(L)
 
 bench: $(READY) ## measure our primitives against their references, side by side
 	$(PY) -m mmscratch.kit.bench

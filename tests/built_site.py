@@ -5,6 +5,7 @@ The site is built, strictly, into `_build/html` if it is missing or older than w
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import gzip
@@ -234,22 +235,23 @@ def count(tab, size: int) -> None:
     tab.bytes[0] += size
 
 
-def turn(tab, scheme: str) -> None:
-    """Let the machine ask for "light" or "dark", and wait for the page to follow.
+def turn(tab, scheme: str) -> bool:
+    """Let the machine ask for "light" or "dark"; whether the page follows.
 
     The page hears of it with its next frame. A headless browser on a crowded machine may owe that frame for
-    long, so the wish is said again, at most three times.
+    long, so the wish is said again, at most three times. False: the browser draws nothing any more.
     """
+    from playwright.sync_api import Error
+
     followed = f"document.documentElement.dataset.theme === '{scheme}'"
-    for last in (False, False, True):
+    for _ in range(3):
         tab.emulate_media(color_scheme="light" if scheme == "dark" else "dark")
         tab.emulate_media(color_scheme=scheme)
-        tab.screenshot(clip={"x": 0, "y": 0, "width": 1, "height": 1})  # a frame, now
-        try:
-            return until(tab, followed)
-        except AssertionError:
-            if last:
-                raise
+        with contextlib.suppress(Error, AssertionError):
+            tab.screenshot(clip={"x": 0, "y": 0, "width": 1, "height": 1}, timeout=20_000)  # a frame, now
+            until(tab, followed)
+            return True
+    return False
 
 
 def until(tab, expression: str, seconds: float = 20) -> None:

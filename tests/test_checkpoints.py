@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import dis
 import json
 import os
 import sys
@@ -14,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmscratch.kit import checkpoints, data, lesson, make_data, project
+from mmscratch.kit import checkpoints, data, excerpt, lesson, make_data, project
 
 SHIPPED = sorted(Path(name).stem for name in data.manifest() if name.startswith("checkpoints/"))
 
@@ -156,51 +155,22 @@ def test_the_command_runs_the_lessons_that_have_a_checkpoint(home, monkeypatch):
 # -- what ships
 
 
-def loads(code: types.CodeType) -> set[str]:
-    """Names of the notebook that a statement uses, also inside the functions it defines."""
-    own = {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_NAME", "LOAD_GLOBAL")}
-    return own.union(*(loads(inner) for inner in code.co_consts if isinstance(inner, types.CodeType)))
-
-
-def binds(code: types.CodeType) -> set[str]:
-    """Names of the notebook that a statement gives a value."""
-    return {step.argval for step in dis.get_instructions(code) if step.opname == "STORE_NAME"}
-
-
-def leading_to(last: types.CodeType, before: list[types.CodeType]) -> list[types.CodeType]:
-    """The statements that `last` rests on, in order. A function may use a name bound after its own."""
-    late: set[str] = set()
-    while True:
-        wanted, kept = loads(last) | late, [last]
-        for code in reversed(before):
-            if binds(code) & wanted:
-                kept.insert(0, code)
-                wanted = wanted - binds(code) | loads(code)
-        later = wanted & set().union(*map(binds, before))
-        if later <= late:
-            return kept
-        late |= later
-
-
 def test_a_function_may_rest_on_a_later_one():
     lines = ["unused = 1", "def f():\n    return g()", "def g():\n    return n", "n = 2", "f()"]
-    codes = [compile(line, "lesson", "exec") for line in lines]
-    assert leading_to(codes[-1], codes[:-1]) == codes[1:]
+    statements = excerpt.parse("\n".join(lines))
+    assert excerpt.leading_to(statements[-1], statements[:-1]) == statements[1:]
 
 
-def recipes() -> dict[str, tuple[Path, list[types.CodeType]]]:
+def recipes() -> dict[str, tuple[Path, list[excerpt.Statement]]]:
     """Checkpoint -> its notebook, and the statements of it that lead to `load_or_train`, and no others."""
     found = {}
     for path in project.notebooks():
-        cells = [cell.source for cell in project.read_notebook(path).cells if cell.cell_type == "code"]
-        statements = [statement for source in cells for statement in ast.parse(source).body]
-        codes = [compile(ast.Module([s], []), path.name, "exec") for s in statements]
-        for last, statement in enumerate(statements):
-            for call in ast.walk(statement):
-                if not (isinstance(call, ast.Call) and ast.unparse(call.func).endswith("load_or_train")):
-                    continue
-                kept = leading_to(codes[last], codes[:last])
-                found[ast.literal_eval(call.args[0])] = path, kept
+        statements = excerpt.statements(path)
+        for place, statement in enumerate(statements):
+            for name, call in statement.calls():
+                if name.endswith("load_or_train"):
+                    kept = excerpt.leading_to(statement, statements[:place])
+                    found[ast.literal_eval(call.args[0])] = path, kept
     return found
 
 
@@ -232,5 +202,5 @@ def test_a_shipped_checkpoint_is_small_finite_and_as_good_as_its_manifest_says(n
     scope = types.ModuleType("a_part_of_the_lesson")
     monkeypatch.setitem(sys.modules, scope.__name__, scope)
     for statement in statements:
-        exec(statement, scope.__dict__)
+        exec(statement.code, scope.__dict__)
     assert measured == pytest.approx(entry["metrics"], abs=0.03)

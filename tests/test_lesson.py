@@ -40,6 +40,16 @@ def test_a_second_run_changes_no_byte(tree):
     assert 0.1 < run.cpu < 60
 
 
+def test_a_run_for_its_time_alone_leaves_the_notebook_as_it_is(tree, capsys, monkeypatch):
+    path = tree.notebook("04_vit", [code("print(1)")], tidy=False)
+    before = path.read_bytes()
+    monkeypatch.setattr(project, "root", lambda: tree.path)
+    assert lesson.main(["4", "--time"]) == 0
+    assert path.read_bytes() == before
+    noted = json.loads((tree.path / "book" / "_data" / "lesson_runs.json").read_text())
+    assert noted["04"]["cells"] >= 1 and noted["04"]["cpu"] >= 1
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

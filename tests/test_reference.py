@@ -16,6 +16,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from mmscratch.kit import bench, hub
 from mmscratch.kit.reference import (
@@ -28,6 +29,8 @@ from mmscratch.kit.reference import (
     at_most,
     cases,
     compare,
+    matmul_rate,
+    operations,
     pretrained,
     randomise,
     require,
@@ -297,6 +300,50 @@ def test_more_work_takes_more_time():
 def test_forward_and_backward_are_timed():
     found = run(timing=3)
     assert found.forward.ratio > 0 and found.backward.ratio > 0 and found.threads == torch.get_num_threads()
+    assert 0 < found.forward.operations < found.backward.operations and found.matmul_rate > 0
+    assert run().matmul_rate is None
+
+
+def test_operations_are_those_of_products_convolutions_and_attention():
+    linear, x = nn.Linear(10, 20), torch.randn(7, 5, 10)
+    with torch.no_grad():
+        assert operations(lambda: linear(x)) == 2 * 35 * 10 * 20
+        assert operations(lambda: x.softmax(-1).sort()) == 0
+        image = torch.randn(2, 3, 9, 9)
+        assert operations(lambda: F.conv2d(image, torch.randn(4, 3, 5, 5))) == 2 * 2 * 25 * 4 * 3 * 25
+    # the input needs no gradient: backward is one product, of the same size
+    assert operations(lambda: linear(x).sum().backward()) == 2 * 2 * 35 * 10 * 20
+
+    q = torch.randn(2, 4, 50, 16)
+    attend = partial(F.scaled_dot_product_attention, q, q, q)
+    for mask in (None, torch.zeros(50, 50)):
+        with torch.no_grad():
+            assert operations(partial(attend, mask)) == 2 * 2 * (2 * 4) * 50 * 50 * 16  # q k^T, then times v
+
+
+def test_operations_are_those_that_torch_counts_and_a_parameter_may_be_an_input():
+    class Queries(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.queries = nn.Parameter(torch.randn(1, 3, 8))
+            self.layer = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+
+        def forward(self, x):
+            return self.layer(self.queries.expand(len(x), -1, -1), x)
+
+    model, x = Queries(), torch.randn(2, 5, 8)
+    with FlopCounterMode(display=False) as counter:
+        model(x).sum().backward()
+    assert operations(lambda: model(x).sum().backward()) == counter.get_total_flops() > 0
+    with torch.no_grad():
+        assert 0 < operations(lambda: model.layer(model.queries, x[:1])) < counter.get_total_flops()
+
+
+def test_the_fraction_of_the_matmul_rate_is_that_of_operations_per_second():
+    assert Timing(20.0, 30.0, 0.67, operations=10**9).fraction(2e11) == pytest.approx(0.25)
+    assert Timing(20.0, 30.0, 0.67).fraction(2e11) is None
+    slow, fast = (matmul_rate(size=size, runs=3) for size in (4, 256))
+    assert 0 < slow < fast  # four by four is all overhead
 
 
 # ---------------------------------------------------------------------------------------------------------
@@ -382,6 +429,9 @@ def test_a_missing_library_is_named_with_the_command_that_installs_it():
 def test_benchmarks_are_merged_by_case(tmp_path):
     path = tmp_path / "benchmarks.json"
     row = bench.row(CASE, CASE.run(timing=1))
+    assert 0 < row["forward_operations"] < row["backward_operations"] and row["matmul_gflops"] > 0
+    seconds = row["forward_operations"] / (row["forward_of_matmul"] * row["matmul_gflops"] * 1e9)
+    assert seconds * 1e3 == pytest.approx(row["forward_ms"][0], abs=0.01)
     bench.save(path, [row | {"forward_ratio": 0.5}, row | {"case": "other"}], bench.machine(1))
     bench.save(path, [row | {"forward_ratio": 0.8}], bench.machine(1))
     stored = bench.stored("p.P", path=path)

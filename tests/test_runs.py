@@ -10,6 +10,8 @@ import torch
 
 from mmscratch.kit import data, lesson, make_data, project, runs
 
+SOURCE = "for name in found:\n    assert found[name] < 2, name"
+
 
 @pytest.fixture(autouse=True)
 def no_sweep(monkeypatch):
@@ -22,7 +24,10 @@ def home(tmp_path, monkeypatch) -> Path:
     """A checkout with an empty data folder and one notebook."""
     (tmp_path / "data").mkdir()
     (tmp_path / "notebooks").mkdir()
-    (tmp_path / "notebooks" / "04_thing.ipynb").touch()
+    cell = {"cell_type": "code", "id": "04-001", "source": SOURCE, "metadata": {}, "outputs": []}
+    notebook = {"cells": [cell | {"execution_count": None}], "metadata": {}, "nbformat": 4}
+    text = json.dumps(notebook | {"nbformat_minor": 5})
+    (tmp_path / "notebooks" / "04_thing.ipynb").write_text(text)
     monkeypatch.setattr(make_data, "DATA", tmp_path / "data")
     monkeypatch.setattr(project, "root", lambda: tmp_path)
     monkeypatch.delenv("MMSCRATCH_DATA_DIR", raising=False)
@@ -35,13 +40,15 @@ def executed(home, monkeypatch):
     calls = []
 
     def install(figures):
-        def execute(path, *, env, threads):
+        def execute(path, *, env, threads, notebook):
             calls.append((path.name, env["MMSCRATCH_SEED"]))
             with monkeypatch.context() as patch:
                 for name, value in env.items():
                     patch.setenv(name, value)
-                for name, value in figures(runs.seed()).items():
+                found = figures(runs.seed())
+                for name, value in found.items():
                     runs.record(name, value)
+                exec(notebook.cells[0].source, {"found": found})  # as the kernel would
 
         monkeypatch.setattr(lesson, "execute", execute)
         return calls
@@ -85,12 +92,16 @@ def test_a_figure_that_is_no_number_is_refused():
 
 def test_a_sweep_runs_the_notebook_once_per_seed_and_keeps_the_figures_in_order(executed):
     calls = executed(lambda seed: {"accuracy": 0.9 + seed / 100, "loss": 1 / 3})
-    assert runs.sweep("04", 3) == {"accuracy": [0.9, 0.91, 0.92], "loss": [0.3333] * 3}
+    figures, claims = runs.sweep("04", 3)
+    assert figures == {"accuracy": [0.9, 0.91, 0.92], "loss": [0.3333] * 3}
+    assert claims == [
+        {"cell": "04-001", "claim": "found[name] < 2", "holds_by": [1.1, 1.09, 1.08]},
+    ]
     assert calls == [("04_thing.ipynb", "0"), ("04_thing.ipynb", "1"), ("04_thing.ipynb", "2")]
 
 
 def test_other_seeds_are_tried_and_nothing_is_stored(executed, home, monkeypatch):
-    calls = executed(lambda seed: {"accuracy": seed})
+    calls = executed(lambda seed: {"accuracy": 1 / seed})
     monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", "--first", "100005"])
     runs.main()
     assert [seed for _, seed in calls] == ["100005", "100006"]
@@ -101,7 +112,7 @@ def test_other_seeds_are_tried_and_nothing_is_stored(executed, home, monkeypatch
     ("figures", "message"),
     [
         (
-            lambda seed: {"a": 1.0} if seed == 0 else {"a": 1.0, "b": 2.0},
+            lambda seed: {"a": 1.0} if seed == 0 else {"a": 1.0, "b": 1.5},
             r"seed 1 recorded \['a', 'b'\], seed 0 .*\['a'\]",
         ),
         (lambda seed: {} if seed else {"a": 1.0}, "recorded nothing"),
@@ -119,6 +130,10 @@ def test_the_command_stores_figures_that_the_lesson_can_show(executed, home, mon
     monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2"])
     runs.main()
     entry = data.manifest()["runs/04.json"]
+    stored = json.loads((home / "data/runs/04.json").read_text())
+    assert stored["claims"] == [
+        {"cell": "04-001", "claim": "found[name] < 2", "holds_by": [1.1, 1.08]},
+    ]
     assert (
         entry["rebuild"] == "make seeds L=04"
         and entry["bytes"] == (home / "data/runs/04.json").stat().st_size
@@ -161,6 +176,8 @@ def test_stored_figures_are_complete(number):
     stored = json.loads(data.path(f"runs/{number}.json").read_text())
     assert stored["seeds"] >= 5
     assert all(len(values) == stored["seeds"] for values in stored["figures"].values())
+    for claim in stored.get("claims", ()):
+        assert len(claim["holds_by"]) == stored["seeds"] and min(claim["holds_by"]) >= 0
     source = project.find_notebook(number).read_text(encoding="utf-8")
     assert "runs.record(" in source
 

@@ -8,6 +8,7 @@ import html
 import json
 import math
 import re
+import statistics
 import xml.etree.ElementTree as xml
 from collections import Counter
 from urllib.parse import unquote, urldefrag, urlsplit
@@ -15,7 +16,7 @@ from urllib.parse import unquote, urldefrag, urlsplit
 import pytest
 from built_site import BY_THEME, LESSON_PAGES, LESSONS, PAGES, ROOT, Html, article, html_files, page
 
-from mmscratch.kit import figures, ledger, licences, margins, project
+from mmscratch.kit import figures, ledger, licences, margins, project, rivals
 from mmscratch.kit.quiz import QUIZ_MIME
 
 # the pages as files
@@ -242,6 +243,8 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
         assert f"{row['forward_ratio']:.2f}" in body and (
             not row["parameters"] or f"{row['parameters']:,}" in body
         )
+    shares = [r["forward_of_matmul"] for r in rows if (r.get("forward_of_matmul") or 0) >= 0.01]
+    assert shares and all(f"<td>{share:.0%}".replace("%", " %") in body for share in shares)
     for size in ("lesson", "realistic"):
         found = [r["forward_ratio"] for r in rows if r["size"] == size and r["device"] == "cpu"]
         assert f"<strong>{math.prod(found) ** (1 / len(found)):.2f}</strong>" in body
@@ -249,15 +252,33 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
 
 def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
     body, runs = article(site, "book/results"), stored("book/_data/lesson_runs.json")
-    figures = {lesson.number: stored(f"data/runs/{lesson.number}.json")["figures"] for lesson in LESSONS}
-    claims = sum(
-        len(margins.margins(project.read_notebook(ROOT / lesson.notebook), figures[lesson.number]))
-        for lesson in LESSONS
-    )
+    swept = {lesson.number: stored(f"data/runs/{lesson.number}.json") for lesson in LESSONS}
+    figures = {number: found["figures"] for number, found in swept.items()}
+    claims = 0
+    for lesson in LESSONS:
+        notebook, measured = (
+            project.read_notebook(ROOT / lesson.notebook),
+            swept[lesson.number].get("claims", ()),
+        )
+        found = margins.margins(notebook, figures[lesson.number], measured)
+        assert all(f"<code>{html.escape(margin.claim)}</code>" in body for margin in found)
+        assert len(found) > 3 or not measured
+        claims += len(found)
     assert claims >= 15
-    assert table_rows(body) == len(LESSONS) + claims + sum(map(len, figures.values()))
+    trained = stored("book/_data/rivals.json")["rows"]
+    assert table_rows(body) == len(LESSONS) + len(trained) + claims + sum(map(len, figures.values()))
+    late = [number for number, found in swept.items() if not found.get("claims")]
+    assert not late or f"<p>Of lessons {', '.join(late)}, whose seeds" in body
     for lesson in LESSONS:
         assert f"<td>{runs[lesson.number]['seconds']}</td>" in body
+    for row in trained:
+        assert all(f"{html.escape(each['class'])} <small>" in body for each in row["references"])
+        for side in rivals.SIDES:
+            reached, seconds = row[side]["figure"], row[side]["seconds"]
+            shown = (
+                f"{statistics.mean(reached):.3f}<br><small>{min(reached):.3f} to {max(reached):.3f}</small>"
+            )
+            assert shown in body and f"<td>{statistics.median(seconds):.1f}</td>" in body
 
 
 def test_every_direct_dependency_and_every_data_file_has_a_licence(site):
@@ -285,6 +306,20 @@ def test_a_ledger_that_does_not_hold_fails_the_build(tmp_path, monkeypatch):
         monkeypatch.setattr(directive, "error", AssertionError)
         with pytest.raises(AssertionError, match=message):
             directive.rows()
+
+
+def test_a_rival_that_did_better_than_ours_fails_the_build(monkeypatch):
+    from lessons import proof
+
+    rows = stored("book/_data/rivals.json")
+    rows["rows"][0]["ours"]["figure"] = [9.9] * len(rows["rows"][0]["ours"]["figure"])  # a perplexity
+    directive = proof.LessonRivals.__new__(proof.LessonRivals)
+    monkeypatch.setattr(directive, "stored", lambda: rows)
+    monkeypatch.setattr(directive, "error", AssertionError)
+    with pytest.raises(
+        AssertionError, match="make rivals.*lesson 02, perplexity, transformer: ours is worse by"
+    ):
+        directive.run()
 
 
 def test_pages_have_addresses_and_a_card_for_those_who_share_them(site):

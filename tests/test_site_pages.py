@@ -16,7 +16,9 @@ def test_page_in_a_browser_is_quiet_accessible_and_fits_a_phone(visit, name):
     assert len(tab.requests) <= 30, "\n".join(tab.requests)
     assert tab.bytes[0] <= 1.5e6, f"{tab.bytes[0] / 1e6:.2f} MB"
     assert not violations(tab), "in light mode"
-    turn(tab, "dark")
+    if not turn(tab, "dark"):  # this tab draws nothing any more: another one
+        tab = visit(name, scheme="dark")
+        scroll_through(tab)
     tab.wait_for_timeout(250)  # the theme fades from one to the other
     background = tab.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(map(int, re.findall(r"\d+", background)[:3])) < 64, background

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from mmscratch.kit.project import exclusive, require_root, root, write_text
-from mmscratch.kit.reference import Case, Comparison, Table, at_most, cases
+from mmscratch.kit.reference import Case, Comparison, Table, Timing, at_most, cases
 
 ALLOWED_RATIO = 1.05
 KEY = ("primitive", "reference", "case", "device")
@@ -69,8 +69,15 @@ def _slow(comparison: Comparison) -> list[str]:
 
 
 def row(case: Case, comparison: Comparison, device: str = "cpu") -> dict:
-    """One benchmark as it is stored: differences, and time of ours divided by that of the reference."""
+    """One benchmark as it is stored: differences, time of ours divided by that of the reference, and the
+    operations of ours with the fraction that they reach of the machine's rate in matrix products."""
     forward, backward = comparison.forward, comparison.backward
+    rate = comparison.matmul_rate
+
+    def fraction(timing: Timing | None) -> float | None:
+        found = timing and timing.fraction(rate)
+        return found and float(f"{found:.3g}")
+
     return {
         "primitive": case.primitive,
         "reference": case.library,
@@ -86,6 +93,11 @@ def row(case: Case, comparison: Comparison, device: str = "cpu") -> dict:
         "backward_spread": backward and backward.spread and [round(ratio, 3) for ratio in backward.spread],
         "forward_ms": forward and [round(forward.ours, 2), round(forward.reference, 2)],
         "backward_ms": backward and [round(backward.ours, 2), round(backward.reference, 2)],
+        "forward_operations": forward and forward.operations,
+        "backward_operations": backward and backward.operations,
+        "matmul_gflops": rate and round(rate / 1e9, 1),
+        "forward_of_matmul": fraction(forward),
+        "backward_of_matmul": fraction(backward),
         "threads": comparison.threads,
     }
 

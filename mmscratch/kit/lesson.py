@@ -135,10 +135,11 @@ def execute(
     return Run(notebook, seconds, _cpu_of_children() - before)
 
 
-def store(path: Path, *, threads: int = 1, timeout: int = 600) -> Run:
+def store(path: Path, *, threads: int = 1, timeout: int = 600, outputs: bool = True) -> Run:
     """Export the lesson, run it, store it clean and note its time in `book/_data/lesson_runs.json`.
 
-    Raises Refused or LessonFailed; then the notebook is as it was.
+    With `outputs` False the time alone is stored, and the notebook stays as it is. Raises Refused or
+    LessonFailed; then nothing is stored.
     """
     tree = path.resolve().parents[1]
     before = path.read_text(encoding="utf-8")
@@ -152,7 +153,8 @@ def store(path: Path, *, threads: int = 1, timeout: int = 600) -> Run:
     text = clean.to_text(clean.clean(path, run.notebook))
     if path.read_text(encoding="utf-8") != before:
         raise Refused(f"{path.name} was edited while it ran; the run is not stored, run it again")
-    project.write_text(path, text)
+    if outputs:
+        project.write_text(path, text)
     runs_file = tree / "book" / "_data" / "lesson_runs.json"
     total = max(1, round(sum(run.seconds.values())))
     facts = {"cells": len(run.seconds), "seconds": total, "threads": threads}
@@ -240,9 +242,10 @@ def main(arguments: list[str] | None = None) -> int:
         )
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="for one cell")
+        parser.add_argument("--time", action="store_true", help="store the time alone, no outputs")
         options = parser.parse_args(arguments)
         path = project.find_notebook(options.number)
-        run = store(path, threads=options.threads, timeout=options.timeout)
+        run = store(path, threads=options.threads, timeout=options.timeout, outputs=not options.time)
     except (FileNotFoundError, LessonFailed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

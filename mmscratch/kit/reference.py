@@ -26,6 +26,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from mmscratch.kit.hub import pretrained
 
@@ -40,7 +42,9 @@ __all__ = [
     "at_most",
     "cases",
     "compare",
+    "matmul_rate",
     "mutants",
+    "operations",
     "pretrained",
     "randomise",
     "require",
@@ -209,13 +213,19 @@ class Difference:
 
 @dataclass(frozen=True)
 class Timing:
-    """Median milliseconds of both sides, the median of the pairwise ratios ours / reference, and the
-    quartiles of those ratios."""
+    """Median milliseconds of both sides, the median of the pairwise ratios ours / reference, the quartiles
+    of those ratios, and the floating-point operations of one run of ours, as far as `operations` sees them.
+    """
 
     ours: float
     reference: float
     ratio: float
     spread: tuple[float, float] | None = None
+    operations: int = 0
+
+    def fraction(self, rate: float) -> float | None:
+        """The part of `rate`, in operations per second, that ours reached; None where none were seen."""
+        return self.operations / (self.ours / 1e3 * rate) if self.operations else None
 
 
 @dataclass(frozen=True)
@@ -225,6 +235,7 @@ class Comparison:
     compared: "outputs" (or "loss" for a single number, "tokens" for whole ones) and the gradients taken.
     seen, unseen: the reference's parameters that the outputs depend on, and those that they do not: their
     gradients are zero up to rounding. A third of a joint projection counts by itself, `in_proj_bias[2/3]`.
+    matmul_rate: where times were taken, the operations per second of a large matrix product beside them.
     """
 
     name: str
@@ -239,6 +250,7 @@ class Comparison:
     wrong: Mapping[str, float] = field(default_factory=dict)
     forward: Timing | None = None
     backward: Timing | None = None
+    matmul_rate: float | None = None
     threads: int = 1
     compared: tuple[str, ...] = ("outputs",)
     seen: tuple[str, ...] = ()
@@ -382,10 +394,15 @@ def compare(
         if timing:
             sides = (run_ours, mapped), (run_reference, reference)
             infer = [_infer(run, model, arguments) for run, model in sides]
-            comparison["forward"] = time_pairs(*infer, pairs=timing, device=device)
+            rates = [matmul_rate(device)]
+            found = time_pairs(*infer, pairs=timing, device=device)
+            counted = operations(_infer(run_ours, mapped, arguments, torch.no_grad))
+            comparison["forward"] = replace(found, operations=counted)
             if theirs.differentiable:
                 step = [_step(run, model, arguments, theirs.cotangents) for run, model in sides]
-                comparison["backward"] = time_pairs(*step, pairs=timing, device=device)
+                found = time_pairs(*step, pairs=timing, device=device)
+                comparison["backward"] = replace(found, operations=operations(step[0]))
+            comparison["matmul_rate"] = max(*rates, matmul_rate(device))  # a busy spell may slow one
     return Comparison(**comparison)
 
 
@@ -577,9 +594,11 @@ def _full_precision():
 # Time
 
 
-def _infer(run: Callable, model: Any, arguments: tuple[tuple, dict]) -> Callable[[], None]:
+def _infer(
+    run: Callable, model: Any, arguments: tuple[tuple, dict], mode: Callable = torch.inference_mode
+) -> Callable[[], None]:
     def once():
-        with torch.inference_mode():
+        with mode():
             run(model, *arguments[0], **arguments[1])
 
     return once
@@ -606,15 +625,7 @@ def time_pairs(
     With one thread on the CPU the clock is the process's own CPU time, which stands still while the machine
     serves somebody else; otherwise it is wall time.
     """
-    clock = time.process_time if device == "cpu" and torch.get_num_threads() == 1 else time.perf_counter
-
-    def seconds(function):
-        start = clock()
-        function()
-        if device != "cpu":
-            torch.cuda.synchronize()
-        return clock() - start
-
+    seconds = functools.partial(_seconds, device=device)
     for _ in range(warmup):
         seconds(ours), seconds(reference)
     a, b = [], []
@@ -624,6 +635,53 @@ def time_pairs(
     ratios = [x / y for x, y in zip(a, b, strict=True)]
     low, ratio, high = statistics.quantiles(ratios, n=4, method="inclusive") if pairs > 1 else ratios * 3
     return Timing(1e3 * statistics.median(a), 1e3 * statistics.median(b), ratio, (low, high))
+
+
+def _seconds(function: Callable[[], Any], device: str) -> float:
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    clock = time.process_time if one_thread else time.perf_counter
+    start = clock()
+    function()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def matmul_rate(device: str = "cpu", *, size: int | None = None, runs: int = 7) -> float:
+    """Floating-point operations per second of a square float32 matrix product, the best of `runs`.
+
+    What the machine can do at most in its usual work, by the clock and with the threads of `time_pairs`.
+    size: of the matrices, by default 1024, and 8192 on a GPU, which a smaller one does not fill.
+    """
+    size = size or (1024 if device == "cpu" else 8192)
+    a, b = torch.rand(2, size, size, device=device)
+    with torch.no_grad():
+        best = min(_seconds(lambda: a @ b, device) for _ in range(runs + 1))  # the first one warms up
+    return 2 * size**3 / best
+
+
+def operations(run: Callable[[], Any]) -> int:
+    """Floating-point operations of `run()` in matrix products, convolutions and attention.
+
+    A multiplication and an addition count as two. Everything else (softmax, sorting, the dynamic programs of
+    CTC) is not seen and counts as none; causal attention counts as if nothing were masked. `run` must not use
+    `torch.inference_mode`, under which a linear layer arrives here whole; `torch.no_grad` is well.
+    """
+    with _Operations() as counter:
+        run()
+    return counter.total
+
+
+class _Operations(TorchDispatchMode):
+    """torch's FlopCounterMode without its hooks on modules, which fail where a parameter is an input."""
+
+    total = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        output = function(*args, **(kwargs or {}))
+        if formula := flop_registry.get(function.overloadpacket):
+            self.total += formula(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 # ---------------------------------------------------------------------------------------------------------

@@ -1,14 +1,16 @@
 """Seeds and stored runs: the same notebook under several seeds, and what it measured.
 
 A lesson calls `seed()` once and `record(name, value)` for every figure it concludes something from.
-`python -m mmscratch.kit.runs 04 --seeds 5` executes it under seeds 0 to 4 and writes `data/runs/04.json`,
-which `table("04")` shows in the lesson. A measurement too long for a lesson goes through
-`kept(name, measure)` and is repeated by `python -m mmscratch.kit.runs 10 --kept`.
+`python -m mmscratch.kit.runs 04 --seeds 5` executes it under seeds 0 to 4 and writes `data/runs/04.json`:
+the figures, which `table("04")` shows in the lesson, and how far every assertion was from failing
+(`kit.margins`). A measurement too long for a lesson goes through `kept(name, measure)` and is repeated by
+`python -m mmscratch.kit.runs 10 --kept`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import math
 import os
@@ -92,17 +94,24 @@ def kept(name: str, measure: Callable[[], Any]) -> Any:
     return json.loads(data.path(f"runs/{name}.json").read_text(encoding="utf-8"))
 
 
-def sweep(lesson: str, seeds: int, first: int = 0) -> dict[str, list[float]]:
-    """Execute the lesson's notebook once per seed, from `first` on, and collect what it recorded."""
+def sweep(
+    lesson: str, seeds: int, first: int = 0, threads: int | None = None
+) -> tuple[dict[str, list[float]], list[dict[str, Any]]]:
+    """Execute the lesson's notebook once per seed, from `first` on, and collect what it recorded, and by how
+    much its claims held (`cell`, `claim`, `holds_by`): those that every seed came to."""
     from mmscratch.kit import lesson as runner
-    from mmscratch.kit import project
+    from mmscratch.kit import margins, project
 
+    path, threads = project.find_notebook(lesson), threads or os.cpu_count() or 1
+    instrumented = margins.instrument(project.read_notebook(path))
     figures: dict[str, list[float]] = {}
+    distances: list[dict[tuple[str, str], float]] = []
     for value in range(first, first + seeds):
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder, "record.json")
             environment = {"MMSCRATCH_SEED": str(value), "MMSCRATCH_RECORD": str(target)}
-            runner.execute(project.find_notebook(lesson), env=environment, threads=os.cpu_count() or 1)
+            runner.execute(path, env=environment, threads=threads, notebook=copy.deepcopy(instrumented))
+            distances.append(margins.noted(target))
             found = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {}
         if not found:
             raise ValueError(f"lesson {lesson} recorded nothing; it needs runs.record(name, value)")
@@ -113,7 +122,12 @@ def sweep(lesson: str, seeds: int, first: int = 0) -> dict[str, list[float]]:
         for name, figure in found.items():
             figures.setdefault(name, []).append(round(figure, 4))
         print(f"seed {value}: " + ", ".join(f"{name} {figure:.3f}" for name, figure in found.items()))
-    return figures
+    claims = [
+        {"cell": key[0], "claim": key[1], "holds_by": [float(f"{found[key]:.4g}") for found in distances]}
+        for key in distances[0]
+        if all(key in found for found in distances)
+    ]
+    return figures, claims
 
 
 def main() -> None:
@@ -126,6 +140,7 @@ def main() -> None:
     parser.add_argument(
         "--first", type=int, default=0, help="the first seed; where it is not 0, nothing is stored"
     )
+    parser.add_argument("--threads", type=int, help="of each run; default: all")
     options = parser.parse_args()
     from mmscratch.kit import lesson, make_data, project
 
@@ -133,11 +148,13 @@ def main() -> None:
         path = project.find_notebook(options.lesson)
         lesson.execute(path, env={"MMSCRATCH_KEEP": options.lesson}, timeout=3600)
         return
-    figures = sweep(options.lesson, options.seeds, options.first)
+    figures, claims = sweep(options.lesson, options.seeds, options.first, options.threads)
+    print(f"{len(claims)} claims measured")
     if options.first:  # other seeds than the stored ones: every assertion of the lesson held
         return
     target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
-    project.write_text(target, json.dumps({"seeds": options.seeds, "figures": figures}, indent=1) + "\n")
+    stored = {"seeds": options.seeds, "figures": figures, "claims": claims}
+    project.write_text(target, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
     make_data.register(
         target, licence="CC-BY-4.0", origin="measured by this book", rebuild=f"make seeds L={options.lesson}"
     )

@@ -1,7 +1,7 @@
 """What the book proves, as tables: parity, deliberate errors, speed, seconds, seeds, licences.
 
-Everything is read from files that a command wrote (`make ledger`, `make bench`, `make lesson`, `make seeds`)
-or from what is installed. A ledger that is incomplete, or out of its bounds, fails the build.
+Everything is read from files that a command wrote (`make ledger`, `make bench`, `make lesson`, `make rivals`,
+`make seeds`) or from what is installed. A ledger that is incomplete, or out of its bounds, fails the build.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.application import Sphinx
 
-from mmscratch.kit import ledger, licences, margins, project, runs
+from mmscratch.kit import ledger, licences, margins, project, rivals, runs
 
 from .landing import LessonDirective, duration, raw
 
@@ -57,6 +57,13 @@ def table(label: str, columns: Sequence[str], groups: Iterable[tuple[str, Sequen
         f'<div class="ledger-scroll" role="region" aria-label="{html.escape(label)}" tabindex="0">'
         f'<table class="ledger"><thead><tr>{head}</tr></thead>{"".join(bodies)}</table></div>'
     )
+
+
+def machine_of(stored: dict[str, Any]) -> str:
+    """What figures were measured on, in words."""
+    words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
+    facts = stored["machine"].items()
+    return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts)
 
 
 class Proof(LessonDirective):
@@ -251,9 +258,7 @@ class Timed(Proof):
         return "CPU" if row.get("device", "cpu") == "cpu" else row["device"]
 
     def machine(self) -> str:
-        facts = self.stored()["machine"]
-        words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
-        return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts.items())
+        return machine_of(self.stored())
 
 
 class SpeedSummary(Timed):
@@ -297,6 +302,7 @@ class Speed(Timed):
         "Forward + backward|our time / theirs",
         "Forward|ms, ours and theirs",
         "Forward + backward|ms, ours and theirs",
+        "Of matmul rate|ours, forward and with backward",
         "On",
     )
 
@@ -322,6 +328,11 @@ class Speed(Timed):
         def milliseconds(kind: str) -> str:
             return " · ".join(f"{value:.1f}" for value in row[f"{kind}_ms"]) if row[f"{kind}_ms"] else EMPTY
 
+        def fraction(kind: str) -> str:
+            found = row.get(f"{kind}_of_matmul")  # nothing where no operation was seen, or none looked for
+            return EMPTY if not found else "&lt; 1 %" if found < 0.01 else f"{found:.0%}".replace("%", " %")
+
+        fractions = [fraction(kind) for kind in ("forward", "backward")]
         threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
         return [
             html.escape(row["case"]),
@@ -329,6 +340,7 @@ class Speed(Timed):
             f"{row['parameters']:,}" if row["parameters"] else EMPTY,
             *(ratio(kind) for kind in ("forward", "backward")),
             *(milliseconds(kind) for kind in ("forward", "backward")),
+            EMPTY if set(fractions) == {EMPTY} else " · ".join(fractions),
             threads if row.get("device", "cpu") == "cpu" else html.escape(row["device"]),
         ]
 
@@ -338,15 +350,20 @@ class Speed(Timed):
 
 
 class Seeded(Proof):
-    def figures(self, lesson: project.Lesson) -> dict[str, list[float]]:
+    def swept(self, lesson: project.Lesson) -> dict[str, Any]:
+        """What `make seeds` stored: `figures`, and since distances are noted, `claims`."""
         path = self.tree() / "data" / "runs" / f"{lesson.number}.json"
         self.env.note_dependency(str(path))
-        return json.loads(path.read_text(encoding="utf-8"))["figures"] if path.is_file() else {}
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"figures": {}}
+
+    def figures(self, lesson: project.Lesson) -> dict[str, list[float]]:
+        return self.swept(lesson)["figures"]
 
     def margins(self, lesson: project.Lesson) -> list[margins.Margin]:
-        if not (figures := self.figures(lesson)):
+        if not (stored := self.swept(lesson))["figures"]:
             return []
-        return margins.margins(project.read_notebook(self.tree() / lesson.notebook), figures)
+        notebook = project.read_notebook(self.tree() / lesson.notebook)
+        return margins.margins(notebook, stored["figures"], stored.get("claims", ()))
 
 
 class LessonResults(Seeded):
@@ -373,7 +390,7 @@ class LessonResults(Seeded):
                 raise self.error(
                     f"lesson {lesson.number} has no stored figure {name!r}: {', '.join(figures)}"
                 )
-            name = name or next((m.figures[0] for m in reversed(self.margins(lesson))), "")
+            name = name or next((m.figures[0] for m in reversed(self.margins(lesson)) if m.figures), "")
             reached = (
                 f"{runs.summarise(figures[name])}<br><small>{html.escape(name)}</small>" if name else EMPTY
             )
@@ -407,21 +424,72 @@ class LessonResults(Seeded):
         return raw(table("Seconds to a result", columns, [("", rows)]) + f"<p>{total}</p>")
 
 
+class LessonRivals(Proof):
+    """`{lesson-rivals}`: what ours reached, and a library's model by the same recipe, from `make rivals`."""
+
+    COLUMNS = (
+        "Lesson",
+        "*Figure",
+        "Ours|mean, range",
+        "Reference|mean, range",
+        "Seeds",
+        "CPU seconds|ours",
+        "CPU seconds|reference",
+    )
+    file = "book/_data/rivals.json"
+
+    def run(self) -> list[nodes.Node]:
+        stored = self.stored()
+        if found := rivals.problems(stored):
+            raise self.error("ours does not hold against the reference (make rivals): " + "; ".join(found))
+        lessons = {lesson.number: lesson for lesson in self.lessons()}
+        groups = [
+            (self.heading(row), [self.row(row, lessons[row["lesson"]])])
+            for row in stored["rows"]
+            if row["lesson"] in lessons
+        ]
+        machine = f'<p class="ledger-machine">Measured on {html.escape(machine_of(stored))}.</p>'
+        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + machine)
+
+    def heading(self, row: dict[str, Any]) -> str:
+        named = (
+            f"{html.escape(each['class'])} <small>{html.escape(each['package'])} {each['version']}</small>"
+            for each in row["references"]
+        )
+        return f"{self.primitive(row['primitive'])} against {', '.join(named)}"
+
+    def row(self, row: dict[str, Any], lesson: project.Lesson) -> list[str]:
+        better = f"<br><small>{row['better']} is better</small>"
+        return [
+            self.titled(lesson),
+            f'<span class="ledger-words">{html.escape(row["figure"])}{better}</span>',
+            *(over_seeds(row[side]["figure"]) for side in rivals.SIDES),
+            str(len(row["ours"]["figure"])),
+            *(f"{statistics.median(row[side]['seconds']):.1f}" for side in rivals.SIDES),
+        ]
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """The mean, and under it the range."""
+    lowest, highest = min(values), max(values)
+    return f"{statistics.mean(values):.3f}<br><small>{lowest:.3f} to {highest:.3f}</small>"
+
+
 class Seeds(Seeded):
     """`{seeds}`: assertions of the lessons under their stored seeds, with the distance to failing."""
 
     COLUMNS = ("What the lesson asserts", "Holds by|least of the seeds", "Holds by|mean")
 
     def run(self) -> list[nodes.Node]:
-        groups, failed = [], []
+        groups, failed, unmeasured = [], [], []
         for lesson in self.lessons():
             found = self.margins(lesson)
-            failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if not margin.least > 0]
+            failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if margin.least < 0]
+            unmeasured += [] if self.swept(lesson).get("claims") else [lesson.number]
             rows = [
                 [
                     f"<code>{html.escape(margin.claim)}</code>",
-                    f"{margin.least:.2f}",
-                    f"{statistics.mean(margin.values):.2f}",
+                    *map(self.distance, (margin.least, statistics.mean(margin.values))),
                 ]
                 for margin in found
             ]
@@ -429,7 +497,15 @@ class Seeds(Seeded):
                 groups.append((self.titled(lesson), rows))
         if failed:
             raise self.error("an assertion fails under a stored seed: " + "; ".join(failed))
-        return raw(table("Assertions under five seeds", self.COLUMNS, groups))
+        note = (
+            f"<p>Of lessons {', '.join(unmeasured)}, whose seeds were last run before distances were noted, "
+            "the table holds the claims that their stored figures decide.</p>"
+        )
+        return raw(table("Assertions under five seeds", self.COLUMNS, groups) + (note if unmeasured else ""))
+
+    @staticmethod
+    def distance(value: float) -> str:
+        return f"{value:.2f}" if abs(value) >= 0.01 or value == 0 else scientific(value)
 
 
 class SeedFigures(Seeded):
@@ -524,6 +600,7 @@ DIRECTIVES = {
     "speed-summary": SpeedSummary,
     "speed": Speed,
     "lesson-results": LessonResults,
+    "lesson-rivals": LessonRivals,
     "seeds": Seeds,
     "seed-figures": SeedFigures,
     "dependencies": Dependencies,
