@@ -533,12 +533,12 @@ def tile_tokens(height: int, width: int, *, base: int = 85, each: int = 170) -> 
 WORDS = (
     "title", "unit", "called", "row", "heads", "column", "furthest", "directly", "listed", "legend", "which",
     "tallest", "shortest", "highest", "lowest", "largest", "smallest", "colour", "line", "lines", "cross",
-    "value", "values", "sum", "differ", "above", "slice", "cell", "bar", "point",
+    "value", "values", "sum", "differ", "above", "slice", "cell", "bar", "point", "taller", "ends",
 )  # fmt: skip
 
 
 def question_features(questions: Sequence[str]) -> Tensor:
-    """Which of `WORDS` a question has, all that a router may look at: N texts -> (N, 30), 0 or 1."""
+    """Which of `WORDS` a question has, all that a router may look at: N texts -> (N, W), 0 or 1."""
     if isinstance(questions, str):
         raise ValueError("expected a list of questions, got one text")
     split = [set(re.findall(r"[a-z]+", question.casefold())) for question in questions]
