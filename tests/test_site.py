@@ -262,7 +262,7 @@ def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
         )
         found = margins.margins(notebook, figures[lesson.number], measured)
         assert all(f"<code>{html.escape(margin.claim)}</code>" in body for margin in found)
-        assert len(found) > 3 or not measured
+        assert found or not measured
         claims += len(found)
     assert claims >= 15
     trained = stored("book/_data/rivals.json")["rows"]
