@@ -65,7 +65,7 @@ def case(name, build, number, features, *changes, **fields):
         wrong=mutants(ours, *changes),
         call_ours=call_ours,
         call_reference=call_sklearn,
-        library="scikit-learn DecisionTreeClassifier",
+        library="sklearn DecisionTreeClassifier",
         primitive="chart_strategies.Tree",
         options={"random_weights": False},
         **fields,
