@@ -589,6 +589,12 @@ class Endpoint:
         tokens = (used.get("prompt_tokens", 0), used.get("completion_tokens", 0))
         return Reply(str(said).strip(), *tokens, time.perf_counter() - start)
 
+    def ask_ways(self, question: str, *, picture: Tensor, text: str) -> dict[str, "Reply"]:
+        """One question by way "image", "text" and "both"; a text without words is sent as "(none)"."""
+        sent = {"image": dict(picture=picture), "text": dict(text=text or "(none)")}
+        sent["both"] = sent["image"] | sent["text"]
+        return {way: self.ask(question, **content) for way, content in sent.items()}
+
 
 class Reply(NamedTuple):
     """What an endpoint said, the tokens it counted, and the seconds it took."""

@@ -43,7 +43,7 @@ from mmscratch.chart_strategies import (
     start_copying,
     tile_tokens,
 )
-from mmscratch.kit import charts
+from mmscratch.kit import charts, project
 
 V = Vocabulary(charts.shared_words())
 PALETTE = torch.tensor(list(charts.COLOURS.values())) / 127.5 - 1
@@ -378,6 +378,27 @@ def test_an_endpoint_gets_picture_text_and_key_and_keeps_none(server, monkeypatc
     assert "Tea 31" in text["text"] and "how many?" in text["text"]
     assert picture["image_url"]["url"].startswith("data:image/png;base64,")
     assert "sk-secret" not in repr(endpoint) + repr(reply) + str(vars(endpoint))
+
+
+@pytest.mark.parametrize("text", ["Tea 31", ""])
+def test_the_lesson_sends_a_chart_of_the_reader_three_ways(server, monkeypatch, capsys, text):
+    monkeypatch.setenv("MMSCRATCH_OPENAI_BASE_URL", address(server))
+    monkeypatch.setenv("MMSCRATCH_OPENAI_MODEL", "some-model")
+    picture = torch.zeros(3, 240, 320, dtype=torch.uint8)
+    notebook = project.read_notebook(project.find_notebook("40"))
+    cell = next(
+        c for c in notebook.cells if "Endpoint.from_environment()" in c.source and "def " not in c.source
+    )
+    mine = Item(look(picture), text, ["how many?"])
+    exec(
+        cell.source, {"Endpoint": Endpoint, "MY_QUESTIONS": mine.questions, "picture": picture, "mine": mine}
+    )
+    kinds = [{part["type"] for part in body["messages"][0]["content"]} for _, _, body in server.got]
+    assert kinds == [{"text", "image_url"}, {"text"}, {"text", "image_url"}]
+    words = [body["messages"][0]["content"][0]["text"] for _, _, body in server.got]
+    assert ["Text of the chart" in each for each in words] == [False, True, True]
+    printed = capsys.readouterr().out
+    assert all(f"how many? {way} Reply(text='54'" in printed for way in ("image", "text", "both"))
 
 
 def test_without_a_key_none_is_sent(server, monkeypatch):
