@@ -141,7 +141,7 @@ def test_contexts_hold_what_their_names_say():
     options = dict(text="Tea 31", table="Tea 31", num_tokens=7)
     seen = {s: context(slots(), s, **options) for s in (*STRATEGIES, "nothing")}
     image = V.ids["<image>"]
-    assert seen["nothing"] == [] and seen["image"] == [image] * 80
+    assert seen["nothing"] == [] and seen["image"] == [image] * 7
     assert image not in seen["text"] and seen["both"] == seen["image"] + seen["text"]
     assert seen["table"][0] == V.ids["<table>"] and seen["table"][1:] == seen["text"][1:]
 
