@@ -25,7 +25,6 @@ from torch import Tensor, nn
 
 from mmscratch.clip import ImageTower
 from mmscratch.llava import IGNORE, Batch, LLaVA
-from mmscratch.ocr import Reading
 from mmscratch.qformer import QFormer
 from mmscratch.transformer import Transformer, check_type, pick, rope, rotate, sinusoidal, small_reader
 
@@ -55,22 +54,12 @@ __all__ = [
     "one_letter_apart",
     "pack",
     "palette_maps",
-    "plain",
     "prompt",
     "question_features",
     "small_chart_reader",
     "start_copying",
     "tile_tokens",
 ]
-
-
-def plain(words: Sequence[Reading]) -> str:
-    """The words of `ocr.read_page` as text, a line a line; "" for a picture without words."""
-    lines: dict[int, list[str]] = {}
-    for word in words:
-        lines.setdefault(word.line, []).append(word.text)
-    return "\n".join(" ".join(line) for line in lines.values())
-
 
 SPECIAL = ("<pad>", "<eos>", "<image>", "<ocr>", "<table>", "<ask>", "\n", "+", "-")
 NUMBER = re.compile(r"\d[\d,]*\.?\d*%?")

@@ -37,13 +37,12 @@ from mmscratch.chart_strategies import (
     one_letter_apart,
     pack,
     palette_maps,
-    plain,
     question_features,
     small_chart_reader,
     start_copying,
     tile_tokens,
 )
-from mmscratch.kit import charts, project
+from mmscratch.kit import charts, project, typeset
 
 V = Vocabulary(charts.shared_words())
 PALETTE = torch.tensor(list(charts.COLOURS.values())) / 127.5 - 1
@@ -210,7 +209,7 @@ def test_a_picture_without_words_is_answered():
     detector = Detector().eval()
     with torch.no_grad():
         detector.join[-1].bias.fill_(-30.0)
-    text = plain(read_page(detector, CRNN(3).eval(), Alphabet("ab"), blank))
+    text = typeset.as_text(read_page(detector, CRNN(3).eval(), Alphabet("ab"), blank))
     assert text == ""
     model = small_chart_reader(V, SAID).eval()
     assert len(answers(model, V, [Item(look(blank), text, ["what is the title?"])], "both")[0]) == 1
@@ -517,7 +516,6 @@ WITHOUT_CASE = {
     "calculate": "takes any text",
     "gini": "takes any counts",
     "one_letter_apart": "takes any two texts",
-    "plain": "takes what read_page returns",
     "SoftWords": "built by small_chart_reader, which checks",
     "start_copying": "takes the language model of small_chart_reader",
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from PIL import Image, ImageDraw
@@ -164,3 +166,9 @@ def test_a_font_archive_that_changed_is_refused(tmp_path):
     (tmp_path / "a.tgz").write_bytes(b"another font")
     with pytest.raises(ValueError, match="expected sha512-nhxZ2sTV"):
         make_fonts.cut("arimo-400-normal", tmp_path / "a.tgz")
+
+
+def test_words_are_joined_by_line_whatever_they_are():
+    words = [SimpleNamespace(text=text, line=line) for text, line in (("a", 0), ("b", 2), ("c", 0))]
+    assert typeset.as_text(words) == "a c\nb"
+    assert typeset.as_text(iter([])) == ""

@@ -22,7 +22,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from mmscratch.kit import system
+from mmscratch.kit import system, typeset
 
 BORDER = 10  # pixels of ground around a word: Tesseract wants air
 PLAIN = str.maketrans("‘’‚“”„—–", '\'\',"""--')  # typographic marks as `typeset` prints them
@@ -49,10 +49,7 @@ class PageFound:
     @property
     def text(self) -> str:
         """Words joined by spaces, lines by newlines."""
-        lines: dict[int, list[str]] = {}
-        for word in self.words:
-            lines.setdefault(word.line, []).append(word.text)
-        return "\n".join(" ".join(line) for line in lines.values())
+        return typeset.as_text(self.words)
 
 
 def obstacle() -> str:

@@ -17,9 +17,9 @@ import functools
 import io
 import random
 import string
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -67,6 +67,14 @@ class Printed:
     face: str
 
 
+def as_text(words: Iterable[Any]) -> str:
+    """What has a `text` and the number of a `line`, joined by spaces, lines by newlines; "" for no word."""
+    lines: dict[int, list[str]] = {}
+    for word in words:
+        lines.setdefault(word.line, []).append(word.text)
+    return "\n".join(" ".join(line) for line in lines.values())
+
+
 @dataclass(frozen=True)
 class Page:
     """A page (3, H, W), uint8, with its words in reading order."""
@@ -77,10 +85,7 @@ class Page:
     @property
     def text(self) -> str:
         """The words in reading order, one space between words, one newline between lines."""
-        lines: dict[int, list[str]] = {}
-        for word in self.words:
-            lines.setdefault(word.line, []).append(word.text)
-        return "\n".join(" ".join(line) for line in lines.values())
+        return as_text(self.words)
 
 
 def dice(generator: torch.Generator) -> random.Random:
