@@ -296,13 +296,13 @@ class Speed(Timed):
 
     COLUMNS = (
         "Case",
-        "Size",
-        "Parameters",
         "Forward|our time / theirs",
         "Forward + backward|our time / theirs",
         "Forward|ms, ours and theirs",
         "Forward + backward|ms, ours and theirs",
         "Of matmul rate|ours, forward and with backward",
+        "Size",
+        "Parameters",
         "On",
     )
 
@@ -336,11 +336,11 @@ class Speed(Timed):
         threads = f"{row['threads']} thread{'s' if row['threads'] != 1 else ''}"
         return [
             html.escape(row["case"]),
-            row["size"],
-            f"{row['parameters']:,}" if row["parameters"] else EMPTY,
             *(ratio(kind) for kind in ("forward", "backward")),
             *(milliseconds(kind) for kind in ("forward", "backward")),
             EMPTY if set(fractions) == {EMPTY} else " · ".join(fractions),
+            row["size"],
+            f"{row['parameters']:,}" if row["parameters"] else EMPTY,
             threads if row.get("device", "cpu") == "cpu" else html.escape(row["device"]),
         ]
 
