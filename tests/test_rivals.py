@@ -221,6 +221,34 @@ def test_a_run_leaves_everything_as_it_was(lesson, monkeypatch):
     assert os.environ["MMSCRATCH_KEEP"] == "04" and "MMSCRATCH_SEED" not in os.environ
 
 
+def test_what_is_called_for_its_effect_on_the_exchanged_belongs_to_the_recipe(lesson):
+    effects = """
+def freeze(nets):
+    nets["line"].requires_grad_(False)
+---
+freeze(nets)
+nets.update({})
+print(nets)
+STEPS.bit_length()
+---
+for name in nets:"""
+    changed = LESSON.replace("for name in nets:", effects.strip("\n"), 1)
+    found = compact(rivals.recipe(entrant(), lesson(changed)))
+    assert {"freeze(nets)", "nets.update({})"} < set(found)
+    assert not {"print(nets)", "STEPS.bit_length()"} & set(found)
+
+
+def test_a_training_may_have_stages(lesson):
+    staged = LESSON.replace(
+        "    learn(nets[name], name)", '    learn(nets[name], f"{name}, first")\n    learn(nets[name], name)'
+    )
+    statements = rivals.recipe(rival := entrant(training=("line, first", "line")), lesson(staged))
+    found = rivals.run(rival, statements, 0, reference=False)
+    assert list(found.parts) == ["line, first", "line"] and found.seconds == sum(found.parts.values())
+    first = rivals.run(entrant(training="line, first"), statements, 0, reference=False)
+    assert found.start == first.start
+
+
 def test_trainings_under_other_labels_are_skipped(lesson):
     trained = []
     statements = rivals.recipe(entrant(), lesson())
@@ -380,6 +408,70 @@ def test_the_two_towers_start_as_ours():
     pictures, ids = torch.randn(4, 3, 32, 32), texts(4)
     assert differ(clip.visual, theirs.image_tower(clip.visual), pictures) < 1e-5
     assert differ(clip.text, theirs.text_tower(clip.text), ids) < 1e-5
+
+
+def test_the_contrastive_model_starts_as_ours_and_forgets_its_own_towers():
+    from mmscratch.clip import clip_loss, small_clip
+
+    ours, file = small_clip(50, eot_id=2), load(FOLDER / "clip.py")
+    ours.logit_scale.data.fill_(3.0)
+    theirs, batch = file.as_open_clip(ours), (torch.randn(4, 3, 32, 32), texts(4))
+    assert differ(ours, theirs, *batch) < 1e-4
+    x, y, scale = ours(*batch)
+    torch.testing.assert_close(file.as_open_clips_loss(clip_loss)(x, y, scale), clip_loss(x, y, scale))
+    theirs.logit_scale.data.fill_(9.0)
+    theirs.clamp_logit_scale()
+    assert theirs.logit_scale.exp().item() == pytest.approx(100)
+    row_of_zeros = 128  # theirs counts words from one
+    sizes = [sum(p.numel() for p in net.parameters()) for net in (theirs, ours)]
+    assert sizes[0] - sizes[1] == row_of_zeros
+
+
+def test_the_q_former_starts_as_ours_in_each_task():
+    from mmscratch.qformer import small_qformer
+
+    ours, ids = small_qformer(50), texts(4)
+    mask = torch.ones_like(ids, dtype=torch.bool)
+    mask[1, 6:] = False
+    theirs, context = (
+        load(FOLDER / "qformer.py").with_their_body(copy.deepcopy(ours)),
+        torch.randn(4, 16, 128),
+    )
+    for net in (ours, theirs):
+        net.eval()
+    for task, inputs in (
+        ("encode_image", (context,)),
+        ("encode_text", (ids, mask)),
+        ("match", (context, ids, mask)),
+        ("decode", (context, ids, mask)),
+    ):
+        found, expected = (getattr(net, task)(*inputs) for net in (theirs, ours))
+        rows = mask if task == "decode" else slice(None)  # what is written behind the text means nothing
+        torch.testing.assert_close(found[rows], expected[rows], atol=1e-5, rtol=0)
+
+
+def test_the_parts_of_a_llava_start_as_ours_and_are_tuned_in_the_same_stages():
+    from mmscratch.clip import small_clip
+    from mmscratch.llava import collate, set_stage, small_llava
+
+    ours = small_llava(small_clip(60, eot_id=2).visual, 60, image_token_id=5)
+    theirs, features = load(FOLDER / "llava.py").of_their_parts(copy.deepcopy(ours)), torch.randn(2, 16, 128)
+    dialogues = [[([7, 8], [9]), ([10], [11, 2])], [([7, 8, 12], [9])]]
+    talk = collate(dialogues, prefix=[1, *[5] * 16], pad_id=0, apart=True)
+    logits = [
+        net.eval()(
+            talk.input_ids, None, talk.attention_mask, features=features, position_ids=talk.position_ids
+        )
+        for net in (theirs, ours)
+    ]
+    real = talk.attention_mask.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(logits[0][real], logits[1][real], atol=1e-4, rtol=0)
+    for stage in (1, 2):
+        tuned = [
+            sum(p.numel() for p in set_stage(net, stage).parameters() if p.requires_grad)
+            for net in (theirs, ours)
+        ]
+        assert tuned[0] == tuned[1] > 0
 
 
 def test_the_sigmoid_loss_is_told_which_captions_are_equal():

@@ -24,7 +24,7 @@ import statistics
 import sys
 import time
 import types
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,8 +45,8 @@ class Rival:
     """One training of a lesson, to be repeated with a library's model.
 
     figure: what the lesson records of it (`runs.record`); better: "higher" or "lower". training: the label of
-    its `train.fit`; trainings under other labels are skipped. exchange: name in the notebook -> what makes
-    the library's object of ours, called whenever the notebook has given that name a value.
+    its `train.fit`, or its labels; trainings under others are skipped. exchange: name in the notebook -> what
+    makes the library's object of ours, called whenever the notebook has given that name a value.
     references: the classes that take part, "timm VisionTransformer". uses: files of `tests/rivals` that make
     them, beside its own.
     """
@@ -56,7 +56,7 @@ class Rival:
     better: str
     ours: str
     references: tuple[str, ...]
-    training: str
+    training: str | tuple[str, ...]
     exchange: Mapping[str, Callable[[Any], Any]]
     uses: tuple[str, ...] = ()
     file: Path | None = field(default=None, compare=False)
@@ -64,6 +64,10 @@ class Rival:
     @property
     def key(self) -> tuple[str, str]:
         return self.lesson, self.figure
+
+    @property
+    def trainings(self) -> tuple[str, ...]:
+        return (self.training,) if isinstance(self.training, str) else self.training
 
 
 class Adapted(nn.Module):
@@ -129,8 +133,9 @@ class _Claims(ast.NodeTransformer):
 def recipe(rival: Rival, notebook: Path | None = None) -> list[excerpt.Statement]:
     """The statements of the lesson that lead to the rival's figure, without assertions.
 
-    Among them, though they may give nothing a name: those that train what is exchanged, or with it, and those
-    that seed torch. ValueError unless one statement records the figure.
+    Among them, though they may give nothing a name: those that train what is exchanged, or with it, those
+    that change it (`set_stage(model, 1)`), and those that seed torch. ValueError unless one statement records
+    the figure.
     """
     found = excerpt.statements(notebook or project.find_notebook(rival.lesson))
     statements = [excerpt.Statement(_Claims().visit(each.tree), each.file) for each in found]
@@ -145,7 +150,11 @@ def recipe(rival: Rival, notebook: Path | None = None) -> list[excerpt.Statement
         if isinstance(statement.tree, ast.FunctionDef):
             functions[statement.tree.name] = statement.loads
             teachers |= statement.binds if trains else set()
-        elif (trains and _uses(statement.loads, functions) & rival.exchange.keys()) or _seeds(statement):
+        elif (
+            (trains and _uses(statement.loads, functions) & rival.exchange.keys())
+            or _changes(statement, rival.exchange.keys())
+            or _seeds(statement)
+        ):
             kept += excerpt.leading_to(statement, before[:place])
     return [statement for statement in (*before, last) if any(statement is each for each in kept)]
 
@@ -155,6 +164,15 @@ def _uses(names: set[str], functions: Mapping[str, set[str]]) -> set[str]:
     while more := set().union(*(functions.get(name, set()) for name in names)) - names:
         names = names | more
     return names
+
+
+def _changes(statement: excerpt.Statement, names: Collection[str]) -> bool:
+    """Is it a call for its effect, of a method of one of `names`, or of a function that is handed one?"""
+    call = statement.tree.value if isinstance(statement.tree, ast.Expr) else None
+    if not isinstance(call, ast.Call) or ast.unparse(call.func) == "print":
+        return False
+    owner = [call.func.value] if isinstance(call.func, ast.Attribute) else []
+    return any(isinstance(each, ast.Name) and each.id in names for each in (*owner, *call.args))
 
 
 def _seeds(statement: excerpt.Statement) -> bool:
@@ -217,17 +235,21 @@ def _canonical(node: Any) -> str:
 
 @dataclass
 class Run:
-    """What one training left: the figure, CPU seconds of `train.fit`, and the loss of its first step."""
+    """What training left: the figure, CPU seconds of each `train.fit` by label, and the first loss."""
 
     figure: float = math.nan
-    seconds: float = math.nan
+    parts: dict[str, float] = field(default_factory=dict)
     start: float = math.nan
+
+    @property
+    def seconds(self) -> float:
+        return sum(self.parts.values())
 
 
 def run(rival: Rival, statements: Sequence[excerpt.Statement], seed: int, *, reference: bool) -> Run:
     """Execute the statements under `seed`, with the library's objects in the place of ours if `reference`.
 
-    ValueError where nothing was trained under the rival's label, or the figure was not recorded.
+    ValueError where nothing was trained under one of the rival's labels, or the figure was not recorded.
     """
     scope, found = types.ModuleType("a_part_of_the_lesson"), Run()
     sys.modules[scope.__name__] = scope  # dataclasses look their module up
@@ -237,9 +259,11 @@ def run(rival: Rival, statements: Sequence[excerpt.Statement], seed: int, *, ref
             for name in (statement.binds & rival.exchange.keys()) if reference else ():
                 with torch.random.fork_rng(devices=[]):
                     scope.__dict__[name] = rival.exchange[name](scope.__dict__[name])
-    for what, value in (("training", found.seconds), ("figure", found.figure)):
-        if not math.isfinite(value):
-            raise ValueError(f"lesson {rival.lesson}: no {what} {getattr(rival, what)!r} came by")
+    missing = [f"training {label!r}" for label in rival.trainings if label not in found.parts]
+    if not math.isfinite(found.figure):
+        missing.append(f"figure {rival.figure!r}")
+    if missing:
+        raise ValueError(f"lesson {rival.lesson}: no {missing[0]} came by")
     return found
 
 
@@ -264,13 +288,14 @@ def _observed(rival: Rival, found: Run) -> Iterator[None]:
     fit = train.fit
 
     def timed(*arguments: Any, label: str = "training", **options: Any) -> train.History:
-        if label != rival.training:
+        if label not in rival.trainings:
             return train.History(label, losses=[math.nan], metric_steps=[0], metrics=[math.nan])
-        if math.isfinite(found.seconds):
+        if label in found.parts:
             raise ValueError(f"lesson {rival.lesson} trains {label!r} twice")
         begun = time.process_time()
         history = fit(*arguments, label=label, **options)
-        found.seconds, found.start = time.process_time() - begun, history.losses[0]
+        found.parts[label] = time.process_time() - begun
+        found.start = history.losses[0] if len(found.parts) == 1 else found.start
         return history
 
     def record(name: str, value: float) -> float:
