@@ -166,7 +166,7 @@ class QFormerBlock(nn.Module):
         context_mask: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
         x = self.norm1(x + self.dropout(self.attention(x, mask=mask)))  # queries and text together
-        queries, text = x[:, :num_queries], x[:, num_queries:]
+        queries, text = x.split([num_queries, x.shape[1] - num_queries], dim=1)
         if num_queries and self.cross is not None:
             queries = self.norm_cross(queries + self.dropout(self.cross(queries, context, context_mask)))
         if num_queries:

@@ -338,7 +338,7 @@ class Encoder(nn.Module):
             )
         x = F.gelu(self.norm1(self.conv1(features)))
         x = F.gelu(self.norm2(self.conv2(x)))
-        x = self.local(x).transpose(1, 2)  # (B, S, D)
+        x = self.local(x).transpose(1, 2).contiguous()  # (B, S, D), as every block reads it
         return self.stack.encode(embeddings=x + self.positions[: x.shape[1]])
 
 
