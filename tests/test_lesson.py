@@ -50,6 +50,18 @@ def test_a_run_for_its_time_alone_leaves_the_notebook_as_it_is(tree, capsys, mon
     assert noted["04"]["cells"] >= 1 and noted["04"]["cpu"] >= 1
 
 
+def test_a_time_on_another_machine_stands_beside_the_first(tree, monkeypatch):
+    path = tree.notebook("04_vit", [code("print(1)")], tidy=False)
+    before, runs = path.read_bytes(), tree.path / "book" / "_data" / "lesson_runs.json"
+    runs.parent.mkdir(parents=True, exist_ok=True)
+    runs.write_text(json.dumps({"04": {"cells": 1, "seconds": 58, "threads": 2}}))
+    monkeypatch.setattr(project, "root", lambda: tree.path)
+    assert lesson.main(["4", "--again"]) == 0
+    noted = json.loads(runs.read_text())["04"]
+    assert path.read_bytes() == before and noted["seconds"] == 58
+    assert noted["again"]["machine"] and noted["again"]["seconds"] >= 1 and noted["again"]["threads"] == 1
+
+
 @pytest.mark.parametrize(
     ("cell", "message"),
     [

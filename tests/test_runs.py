@@ -151,6 +151,31 @@ def test_the_command_stores_figures_that_the_lesson_can_show(executed, home, mon
         runs.table("04", "speed")
 
 
+def test_what_another_machine_found_stands_beside_what_the_lesson_shows(executed, home, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", "--again"])
+    with pytest.raises(SystemExit, match="run it without --again"):
+        runs.main()
+    for shift, arguments in ((0.0, []), (0.1, ["--again"])):
+        executed(lambda seed, shift=shift: {"accuracy": 0.8 + seed / 50 + shift})
+        monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", *arguments])
+        runs.main()
+    stored = json.loads((home / "data/runs/04.json").read_text())
+    assert stored["figures"] == {"accuracy": [0.8, 0.82]}
+    assert stored["again"]["figures"] == {"accuracy": [0.9, 0.92]} and stored["again"]["machine"]
+    assert runs.table("04").rows[0][1] == "0.81 ± 0.01"
+    assert [claim["holds_by"] for claim in runs.claims(stored)] == [[1.2, 1.18, 1.1, 1.08]]
+    executed(lambda seed: {"accuracy": 0.7})  # a new first run: what stood beside the old one is gone
+    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2"])
+    runs.main()
+    assert "again" not in json.loads((home / "data/runs/04.json").read_text())
+
+
+def test_claims_of_one_machine_alone_are_kept_too():
+    one, other = ({"cell": "a", "claim": text, "holds_by": [1.0]} for text in ("x < 1", "y < 1"))
+    assert runs.claims({"claims": [one], "again": {"claims": [other]}}) == [one, other]
+    assert runs.claims({"figures": {}}) == []
+
+
 def test_while_figures_are_being_measured_the_table_is_empty(home, monkeypatch):
     monkeypatch.setenv("MMSCRATCH_RECORD", str(home / "record.json"))
     assert list(runs.table("04").rows) == []
@@ -176,8 +201,11 @@ def test_stored_figures_are_complete(number):
     stored = json.loads(data.path(f"runs/{number}.json").read_text())
     assert stored["seeds"] >= 5
     assert all(len(values) == stored["seeds"] for values in stored["figures"].values())
-    for claim in stored.get("claims", ()):
-        assert len(claim["holds_by"]) == stored["seeds"] and min(claim["holds_by"]) >= 0
+    for found in (stored, stored.get("again", {})):
+        for claim in found.get("claims", ()):
+            assert len(claim["holds_by"]) == found["seeds"] and min(claim["holds_by"]) >= 0
+    if "again" in stored:
+        assert stored["again"]["figures"].keys() == stored["figures"].keys() and stored["again"]["machine"]
     source = project.find_notebook(number).read_text(encoding="utf-8")
     assert "runs.record(" in source
 

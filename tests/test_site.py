@@ -17,6 +17,7 @@ import pytest
 from built_site import BY_THEME, LESSON_PAGES, LESSONS, PAGES, ROOT, Html, article, html_files, page
 
 from mmscratch.kit import figures, ledger, licences, margins, project, rivals
+from mmscratch.kit import runs as seeds
 from mmscratch.kit.quiz import QUIZ_MIME
 
 # the pages as files
@@ -258,7 +259,7 @@ def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
     for lesson in LESSONS:
         notebook, measured = (
             project.read_notebook(ROOT / lesson.notebook),
-            swept[lesson.number].get("claims", ()),
+            seeds.claims(swept[lesson.number]),
         )
         found = margins.margins(notebook, figures[lesson.number], measured)
         assert all(f"<code>{html.escape(margin.claim)}</code>" in body for margin in found)
@@ -267,10 +268,14 @@ def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
     assert claims >= 15
     trained = stored("book/_data/rivals.json")["rows"]
     assert table_rows(body) == len(LESSONS) + len(trained) + claims + sum(map(len, figures.values()))
-    late = [number for number, found in swept.items() if not found.get("claims")]
+    late = [number for number, found in swept.items() if not seeds.claims(found)]
     assert not late or f"<p>Of lessons {', '.join(late)}, whose seeds" in body
     for lesson in LESSONS:
         assert f"<td>{runs[lesson.number]['seconds']}</td>" in body
+        for again in (runs[lesson.number].get("again"), swept[lesson.number].get("again")):
+            assert not again or html.escape(again["machine"]) in body
+        if again := runs[lesson.number].get("again"):
+            assert f"<td>{again['seconds']}</td><td>{again['cpu']}</td>" in body
     for row in trained:
         assert all(f"{html.escape(each['class'])} <small>" in body for each in row["references"])
         for side in rivals.SIDES:

@@ -1,6 +1,6 @@
 """Run a lesson in a fresh kernel and store it, or begin a new one.
 
-    python -m mmscratch.kit.lesson 04 [--threads 1] [--timeout 600]
+    python -m mmscratch.kit.lesson 04 [--threads 1] [--timeout 600] [--time | --again]
     python -m mmscratch.kit.lesson new 07 clip [--module clip]
 
 A stored lesson is one clean run from the first cell to the last. A run that fails leaves the notebook alone.
@@ -135,12 +135,16 @@ def execute(
     return Run(notebook, seconds, _cpu_of_children() - before)
 
 
-def store(path: Path, *, threads: int = 1, timeout: int = 600, outputs: bool = True) -> Run:
+def store(
+    path: Path, *, threads: int = 1, timeout: int = 600, outputs: bool = True, again: bool = False
+) -> Run:
     """Export the lesson, run it, store it clean and note its time in `book/_data/lesson_runs.json`.
 
-    With `outputs` False the time alone is stored, and the notebook stays as it is. Raises Refused or
-    LessonFailed; then nothing is stored.
+    With `outputs` False the time alone is stored, and the notebook stays as it is; with `again` beside the
+    time that is there, with the name of this machine. Raises Refused or LessonFailed; then nothing is stored.
     """
+    from mmscratch.kit import bench
+
     tree = path.resolve().parents[1]
     before = path.read_text(encoding="utf-8")
     draft = project.read_notebook(path)
@@ -153,7 +157,7 @@ def store(path: Path, *, threads: int = 1, timeout: int = 600, outputs: bool = T
     text = clean.to_text(clean.clean(path, run.notebook))
     if path.read_text(encoding="utf-8") != before:
         raise Refused(f"{path.name} was edited while it ran; the run is not stored, run it again")
-    if outputs:
+    if outputs and not again:
         project.write_text(path, text)
     runs_file = tree / "book" / "_data" / "lesson_runs.json"
     total = max(1, round(sum(run.seconds.values())))
@@ -162,7 +166,11 @@ def store(path: Path, *, threads: int = 1, timeout: int = 600, outputs: bool = T
         facts["cpu"] = max(1, round(run.cpu))
     with project.exclusive(tree):  # two lessons may be stored at once
         runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
-        runs[path.name[:2]] = facts
+        number = path.name[:2]
+        if again:
+            runs.setdefault(number, facts)["again"] = {**facts, "machine": bench.machine(threads)["cpu"]}
+        else:
+            runs[number] = facts
         project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
     return run
 
@@ -242,10 +250,15 @@ def main(arguments: list[str] | None = None) -> int:
         )
         parser.add_argument("--threads", type=int, default=1)
         parser.add_argument("--timeout", type=int, default=600, metavar="SECONDS", help="for one cell")
-        parser.add_argument("--time", action="store_true", help="store the time alone, no outputs")
+        only = parser.add_mutually_exclusive_group()
+        only.add_argument("--time", action="store_true", help="store the time alone, no outputs")
+        only.add_argument(
+            "--again", action="store_true", help="the time on another machine, beside the first"
+        )
         options = parser.parse_args(arguments)
         path = project.find_notebook(options.number)
-        run = store(path, threads=options.threads, timeout=options.timeout, outputs=not options.time)
+        how = dict(outputs=not (options.time or options.again), again=options.again)
+        run = store(path, threads=options.threads, timeout=options.timeout, **how)
     except (FileNotFoundError, LessonFailed, ValueError) as error:
         print(error, file=sys.stderr)
         return 1

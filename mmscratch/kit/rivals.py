@@ -337,6 +337,7 @@ def row(rival: Rival, seeds: int = 5) -> dict[str, Any]:
             for side in SIDES
         },
         "digest": digest(rival, statements),
+        "machine": bench.machine(1),
     }
 
 
@@ -390,7 +391,7 @@ def save(target: Path, row: dict[str, Any], order: Sequence[tuple[str, str]]) ->
     with project.exclusive(target.parent):
         stored = json.loads(target.read_text(encoding="utf-8")) if target.exists() else {"rows": []}
         rows = {(each["lesson"], each["figure"]): each for each in [*stored["rows"], row]}
-        stored = {"machine": bench.machine(1), "rows": [rows[key] for key in order if key in rows]}
+        stored = {"rows": [rows[key] for key in order if key in rows]}
         project.write_text(target, json.dumps(stored, indent=1) + "\n")
     return stored
 

@@ -3,7 +3,8 @@
 A lesson calls `seed()` once and `record(name, value)` for every figure it concludes something from.
 `python -m mmscratch.kit.runs 04 --seeds 5` executes it under seeds 0 to 4 and writes `data/runs/04.json`:
 the figures, which `table("04")` shows in the lesson, and how far every assertion was from failing
-(`kit.margins`). A measurement too long for a lesson goes through `kept(name, measure)` and is repeated by
+(`kit.margins`). With `--again`, on another machine, what came out there is stored beside it. A measurement
+too long for a lesson goes through `kept(name, measure)` and is repeated by
 `python -m mmscratch.kit.runs 10 --kept`.
 """
 
@@ -16,7 +17,7 @@ import math
 import os
 import statistics
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +131,15 @@ def sweep(
     return figures, claims
 
 
+def claims(stored: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The measured claims of a stored sweep, those of another machine behind its own, seed by seed."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for claim in (*stored.get("claims", ()), *stored.get("again", {}).get("claims", ())):
+        known = found.setdefault((claim["cell"], claim["claim"]), {**claim, "holds_by": []})
+        known["holds_by"] = [*known["holds_by"], *claim["holds_by"]]
+    return list(found.values())
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("lesson", help="number of the lesson, such as 04")
@@ -138,22 +148,30 @@ def main() -> None:
         "--kept", action="store_true", help="repeat the long measurements, in place of the seeds"
     )
     parser.add_argument(
+        "--again", action="store_true", help="on another machine: store beside what the lesson shows"
+    )
+    parser.add_argument(
         "--first", type=int, default=0, help="the first seed; where it is not 0, nothing is stored"
     )
     parser.add_argument("--threads", type=int, help="of each run; default: all")
     options = parser.parse_args()
-    from mmscratch.kit import lesson, make_data, project
+    from mmscratch.kit import bench, lesson, make_data, project
 
+    target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
+    if options.again and not target.is_file():
+        raise SystemExit(f"expected the figures of a first machine in {target}: run it without --again")
     if options.kept:
         path = project.find_notebook(options.lesson)
         lesson.execute(path, env={"MMSCRATCH_KEEP": options.lesson}, timeout=3600)
         return
-    figures, claims = sweep(options.lesson, options.seeds, options.first, options.threads)
-    print(f"{len(claims)} claims measured")
+    figures, measured = sweep(options.lesson, options.seeds, options.first, options.threads)
+    print(f"{len(measured)} claims measured")
     if options.first:  # other seeds than the stored ones: every assertion of the lesson held
         return
-    target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
-    stored = {"seeds": options.seeds, "figures": figures, "claims": claims}
+    stored = {"seeds": options.seeds, "figures": figures, "claims": measured}
+    if options.again:
+        first = json.loads(target.read_text(encoding="utf-8"))
+        stored = {**first, "again": {"machine": bench.machine(1)["cpu"], **stored}}
     project.write_text(target, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
     make_data.register(
         target, licence="CC-BY-4.0", origin="measured by this book", rebuild=f"make seeds L={options.lesson}"

@@ -351,7 +351,8 @@ class Speed(Timed):
 
 class Seeded(Proof):
     def swept(self, lesson: project.Lesson) -> dict[str, Any]:
-        """What `make seeds` stored: `figures`, and since distances are noted, `claims`."""
+        """What `make seeds` stored: `figures`, since distances are noted `claims`, and `again` both, from
+        another machine."""
         path = self.tree() / "data" / "runs" / f"{lesson.number}.json"
         self.env.note_dependency(str(path))
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"figures": {}}
@@ -363,7 +364,7 @@ class Seeded(Proof):
         if not (stored := self.swept(lesson))["figures"]:
             return []
         notebook = project.read_notebook(self.tree() / lesson.notebook)
-        return margins.margins(notebook, stored["figures"], stored.get("claims", ()))
+        return margins.margins(notebook, stored["figures"], runs.claims(stored))
 
 
 class LessonResults(Seeded):
@@ -379,11 +380,14 @@ class LessonResults(Seeded):
     def run(self) -> list[nodes.Node]:
         chosen = dict(line.split(": ", 1) for line in self.content if line.strip())
         stored, rows, wall, cpu = self.stored(), [], 0, []
+        again: dict[str, list[dict[str, Any]]] = {}
         for lesson in self.lessons():
             if not (facts := stored.get(lesson.number)):
                 continue
             wall += facts["seconds"]
             cpu += [facts["cpu"]] if "cpu" in facts else []
+            if "again" in facts:
+                again.setdefault(facts["again"]["machine"], []).append(facts["again"])
             figures = self.figures(lesson)
             name = chosen.pop(lesson.number, "")
             if name and name not in figures:
@@ -400,6 +404,7 @@ class LessonResults(Seeded):
                     str(facts["seconds"]),
                     str(facts.get("cpu", EMPTY)),
                     str(facts["threads"]),
+                    *(str(facts.get("again", {}).get(key, EMPTY)) for key in ("seconds", "cpu")),
                     f'<span class="ledger-words">{reached}</span>',
                 ]
             )
@@ -414,11 +419,16 @@ class LessonResults(Seeded):
             f". At this rate the {everything} lessons of the whole book take {round(minutes)} min one after "
             f"the other, and {round(minutes / 2)} min two at a time, as <code>make test</code> runs them."
         )
+        for machine, found in again.items():
+            times = [duration(round(sum(each[key] for each in found) / 60)) for key in ("seconds", "cpu")]
+            total += f" Elsewhere, on {html.escape(machine)}: {times[0]}, {times[1]} of CPU time."
         columns = (
             "Lesson",
             "Seconds|wall",
             "Seconds|CPU",
             "Threads",
+            "Again, elsewhere|wall",
+            "Again, elsewhere|CPU",
             "*Reached|mean ± half the range, five seeds",
         )
         return raw(table("Seconds to a result", columns, [("", rows)]) + f"<p>{total}</p>")
@@ -448,8 +458,12 @@ class LessonRivals(Proof):
             for row in stored["rows"]
             if row["lesson"] in lessons
         ]
-        machine = f'<p class="ledger-machine">Measured on {html.escape(machine_of(stored))}.</p>'
-        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + machine)
+        machines: dict[str, list[str]] = {}
+        for row in stored["rows"]:
+            machines.setdefault(machine_of(row), []).append(row["lesson"])
+        which = "; ".join(f"{', '.join(rows)} on {html.escape(name)}" for name, rows in machines.items())
+        note = f'<p class="ledger-machine">Measured: {which}.</p>'
+        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + note)
 
     def heading(self, row: dict[str, Any]) -> str:
         named = (
@@ -481,11 +495,14 @@ class Seeds(Seeded):
     COLUMNS = ("What the lesson asserts", "Holds by|least of the seeds", "Holds by|mean")
 
     def run(self) -> list[nodes.Node]:
-        groups, failed, unmeasured = [], [], []
+        groups, failed, unmeasured, again = [], [], [], {}
         for lesson in self.lessons():
             found = self.margins(lesson)
             failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if margin.least < 0]
-            unmeasured += [] if self.swept(lesson).get("claims") else [lesson.number]
+            stored = self.swept(lesson)
+            unmeasured += [] if runs.claims(stored) else [lesson.number]
+            if "again" in stored:
+                again.setdefault(stored["again"]["machine"], []).append(lesson.number)
             rows = [
                 [
                     f"<code>{html.escape(margin.claim)}</code>",
@@ -501,7 +518,14 @@ class Seeds(Seeded):
             f"<p>Of lessons {', '.join(unmeasured)}, whose seeds were last run before distances were noted, "
             "the table holds the claims that their stored figures decide.</p>"
         )
-        return raw(table("Assertions under five seeds", self.COLUMNS, groups) + (note if unmeasured else ""))
+        repeated = "".join(
+            f"<p>Lessons {', '.join(numbers)} ran under the same seeds again on another machine "
+            f"({html.escape(machine)}). Every assertion held there too, and their distances count in the "
+            "table.</p>"
+            for machine, numbers in again.items()
+        )
+        found = table("Assertions under five seeds", self.COLUMNS, groups)
+        return raw(found + repeated + (note if unmeasured else ""))
 
     @staticmethod
     def distance(value: float) -> str:
@@ -511,14 +535,19 @@ class Seeds(Seeded):
 class SeedFigures(Seeded):
     """`{seed-figures}`: every figure that the lessons recorded, folded by lesson."""
 
-    COLUMNS = ("Figure", "Mean", "Lowest", "Highest")
+    COLUMNS = ("Figure", "Mean", "Lowest", "Highest", "Mean|another machine")
 
     def run(self) -> list[nodes.Node]:
         folds = []
         for lesson in self.lessons():
             figures = self.figures(lesson)
+            again = self.swept(lesson).get("again", {}).get("figures", {})
             rows = [
-                [html.escape(name), *(f"{each(values):.2f}" for each in (statistics.mean, min, max))]
+                [
+                    html.escape(name),
+                    *(f"{each(values):.2f}" for each in (statistics.mean, min, max)),
+                    f"{statistics.mean(again[name]):.2f}" if name in again else EMPTY,
+                ]
                 for name, values in figures.items()
             ]
             if rows:
