@@ -432,12 +432,14 @@ def test_benchmarks_are_merged_by_case(tmp_path):
     assert 0 < row["forward_operations"] < row["backward_operations"] and row["matmul_gflops"] > 0
     seconds = row["forward_operations"] / (row["forward_of_matmul"] * row["matmul_gflops"] * 1e9)
     assert seconds * 1e3 == pytest.approx(row["forward_ms"][0], abs=0.01)
-    bench.save(path, [row | {"forward_ratio": 0.5}, row | {"case": "other"}], bench.machine(1))
-    bench.save(path, [row | {"forward_ratio": 0.8}], bench.machine(1))
+    assert bench.machine(1).keys() == {"cpu", "threads", "torch"}
+    one, here = ({"cpu": cpu, "threads": 1, "torch": "2"} for cpu in ("one", "here"))
+    bench.save(path, [row | {"forward_ratio": 0.5}, row | {"case": "other"}], one)
+    bench.save(path, [row | {"forward_ratio": 0.8}], here)
     stored = bench.stored("p.P", path=path)
     assert [(r["case"], r["forward_ratio"]) for r in stored.figures][1] == ("tiny", 0.8)
     assert "lib L, tiny" in repr(stored) and "0.80" in repr(stored) and "threads: 1" in repr(stored)
-    assert json.loads(path.read_text())["machine"].keys() == {"cpu", "threads", "torch"}
+    assert "one, torch 2; here, torch 2; threads: 1" in repr(stored)
 
 
 def test_absent_benchmarks_name_the_command_that_measures_them(tmp_path):

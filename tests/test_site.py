@@ -241,6 +241,7 @@ def test_page_of_speed_shows_every_timing_and_the_means(site):
     devices = {row["device"] for row in rows}
     assert table_rows(body) == len(rows) + 2 * len(devices)
     for row in rows:
+        assert html.escape(row["machine"]["cpu"]) in body
         assert f"{row['forward_ratio']:.2f}" in body and (
             not row["parameters"] or f"{row['parameters']:,}" in body
         )
@@ -277,6 +278,7 @@ def test_page_of_seconds_and_seeds_holds_every_lesson_and_figure(site):
         if again := runs[lesson.number].get("again"):
             assert f"<td>{again['seconds']}</td><td>{again['cpu']}</td>" in body
     for row in trained:
+        assert html.escape(row["machine"]["cpu"]) in body
         assert all(f"{html.escape(each['class'])} <small>" in body for each in row["references"])
         for side in rivals.SIDES:
             reached, seconds = row[side]["figure"], row[side]["seconds"]

@@ -112,12 +112,14 @@ def machine(threads: int) -> dict:
 
 
 def save(path: Path, rows: list[dict], machine: dict) -> None:
-    """Merge `rows` into the file; a row replaces the one of the same primitive, reference, case, device."""
+    """Merge `rows`, measured on `machine`, into the file; a row replaces the one of the same primitive,
+    reference, case, device."""
     with exclusive(path.parent):  # two benchmarks may end at once
         kept = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.is_file() else []
-        merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *rows]}
+        new = [r | {"machine": machine} for r in rows]
+        merged = {tuple(r.get(k) for k in KEY): r for r in [*kept, *new]}
         ordered = sorted(merged.values(), key=lambda r: [str(r.get(k)) for k in KEY])
-        text = json.dumps({"machine": machine, "rows": ordered}, indent=1, ensure_ascii=False) + "\n"
+        text = json.dumps({"rows": ordered}, indent=1, ensure_ascii=False) + "\n"
         write_text(path, text)
 
 
@@ -146,7 +148,8 @@ def stored(*primitives: str, path: Path | None = None) -> Stored:
         if all(r["primitive"] != primitive for r in rows):
             raise ValueError(f"no benchmarks of {primitive} in {path}: run {command}")
     threads = "/".join(str(n) for n in sorted({r["threads"] for r in rows}))
-    where = f"{found['machine']['cpu']}, threads: {threads}, torch {found['machine']['torch']}"
+    machines = dict.fromkeys(f"{r['machine']['cpu']}, torch {r['machine']['torch']}" for r in rows)
+    where = f"{'; '.join(machines)}; threads: {threads}"
     return Stored(rows, f"Time of ours divided by theirs ({where}).")
 
 

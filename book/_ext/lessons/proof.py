@@ -10,7 +10,7 @@ import html
 import json
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from docutils import nodes
@@ -59,11 +59,18 @@ def table(label: str, columns: Sequence[str], groups: Iterable[tuple[str, Sequen
     )
 
 
-def machine_of(stored: dict[str, Any]) -> str:
-    """What figures were measured on, in words."""
+def measured_on(rows: Iterable[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> str:
+    """A line that says which machines measured the rows; names those of all machines but the commonest."""
     words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
-    facts = stored["machine"].items()
-    return ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts)
+    machines: dict[str, list[str]] = {}
+    for row in rows:
+        facts = row["machine"].items()
+        machine = ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts)
+        machines.setdefault(machine, []).append(name(row))
+    first, *others = sorted(machines, key=lambda machine: -len(machines[machine]))
+    said = [html.escape(first)]
+    said += [f"{', '.join(dict.fromkeys(machines[each]))} on {html.escape(each)}" for each in others]
+    return f'<p class="ledger-machine">Measured on {"; ".join(said)}.</p>'
 
 
 class Proof(LessonDirective):
@@ -257,9 +264,6 @@ class Timed(Proof):
     def device(row: dict[str, Any]) -> str:
         return "CPU" if row.get("device", "cpu") == "cpu" else row["device"]
 
-    def machine(self) -> str:
-        return machine_of(self.stored())
-
 
 class SpeedSummary(Timed):
     """`{speed-summary}`: geometric means of our time divided by the reference's."""
@@ -314,8 +318,8 @@ class Speed(Timed):
         for row in rows:
             heading = f"{self.primitive(row['primitive'])} against {html.escape(row['reference'])}"
             groups.setdefault(heading, []).append(self.row(row))
-        machine = f'<p class="ledger-machine">Measured on {html.escape(self.machine())}.</p>'
-        return raw(table("Speed", self.COLUMNS, groups.items()) + machine)
+        machines = measured_on(rows, lambda row: f"<code>{html.escape(row['primitive'])}</code>")
+        return raw(table("Speed", self.COLUMNS, groups.items()) + machines)
 
     def row(self, row: dict[str, Any]) -> list[str]:
         def ratio(kind: str) -> str:
@@ -458,12 +462,8 @@ class LessonRivals(Proof):
             for row in stored["rows"]
             if row["lesson"] in lessons
         ]
-        machines: dict[str, list[str]] = {}
-        for row in stored["rows"]:
-            machines.setdefault(machine_of(row), []).append(row["lesson"])
-        which = "; ".join(f"{', '.join(rows)} on {html.escape(name)}" for name, rows in machines.items())
-        note = f'<p class="ledger-machine">Measured: {which}.</p>'
-        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + note)
+        machines = measured_on(stored["rows"], lambda row: f"lesson {row['lesson']}")
+        return raw(table("The same recipe, the library's model", self.COLUMNS, groups) + machines)
 
     def heading(self, row: dict[str, Any]) -> str:
         named = (
