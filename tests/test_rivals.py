@@ -50,7 +50,9 @@ def test_a_rival_was_measured_with_the_libraries_that_are_installed(key):
 def test_what_was_measured_of_ours_is_what_the_lesson_reports(key):
     """The same code under the same seeds: only the order of sums on another machine is free."""
     lesson, figure = key
-    reported = json.loads((ROOT / "data" / "runs" / f"{lesson}.json").read_text(encoding="utf-8"))["figures"]
+    stored = json.loads((ROOT / "data" / "runs" / f"{lesson}.json").read_text(encoding="utf-8"))
+    again = stored.get("again", {"machine": None})
+    reported = (again if again["machine"] == ROWS[key]["machine"]["cpu"] else stored)["figures"]
     measured = ROWS[key]["ours"]["figure"]
     reported = reported[figure][: len(measured)]
     assert statistics.mean(measured) == pytest.approx(statistics.mean(reported), abs=0.03)

@@ -427,8 +427,8 @@ class LessonResults(Seeded):
             spent = sum(each["cpu"] for each in found) / 60
             rate = duration(round(spent / len(found) * everything / 2))
             total += (
-                f" Elsewhere, on {html.escape(machine)}, {len(found)} lessons took {duration(round(spent))} of "
-                f"CPU time; the whole book would take {rate} on two cores."
+                f" Elsewhere, on {html.escape(machine)}, {len(found)} lessons took {duration(round(spent))} "
+                f"of CPU time; the whole book would take {rate} on two cores."
             )
         columns = (
             "Lesson",
