@@ -36,6 +36,7 @@ def test_a_second_run_changes_no_byte(tree):
     assert len(run.seconds) == 7 and all(seconds > 0 for seconds in run.seconds.values())
     noted = json.loads((tree.path / "book" / "_data" / "lesson_runs.json").read_text())
     seconds, cpu = max(1, round(sum(run.seconds.values()))), max(1, round(run.cpu))
+    assert noted["04"].pop("machine")["threads"] == 1
     assert noted == {"04": {"cells": 7, "cpu": cpu, "seconds": seconds, "threads": 1}}
     assert 0.1 < run.cpu < 60
 
@@ -50,16 +51,22 @@ def test_a_run_for_its_time_alone_leaves_the_notebook_as_it_is(tree, capsys, mon
     assert noted["04"]["cells"] >= 1 and noted["04"]["cpu"] >= 1
 
 
-def test_a_time_on_another_machine_stands_beside_the_first(tree, monkeypatch):
+def test_a_time_on_another_machine_stands_beside_the_first(tree, monkeypatch, capsys):
     path = tree.notebook("04_vit", [code("print(1)")], tidy=False)
     before, runs = path.read_bytes(), tree.path / "book" / "_data" / "lesson_runs.json"
+    monkeypatch.setattr(project, "root", lambda: tree.path)
+    assert lesson.main(["4", "--again"]) == 1 and "run it without --again" in capsys.readouterr().err
     runs.parent.mkdir(parents=True, exist_ok=True)
     runs.write_text(json.dumps({"04": {"cells": 1, "seconds": 58, "threads": 2}}))
-    monkeypatch.setattr(project, "root", lambda: tree.path)
     assert lesson.main(["4", "--again"]) == 0
     noted = json.loads(runs.read_text())["04"]
     assert path.read_bytes() == before and noted["seconds"] == 58
-    assert noted["again"]["machine"] and noted["again"]["seconds"] >= 1 and noted["again"]["threads"] == 1
+    assert noted["again"]["machine"]["cpu"] and noted["again"]["seconds"] >= 1
+    assert lesson.main(["4", "--time"]) == 0
+    timed = json.loads(runs.read_text())["04"]
+    assert timed["again"] == noted["again"] and timed["seconds"] < 58
+    lesson.store(path)  # other outputs: nothing is known of the other machine
+    assert "again" not in json.loads(runs.read_text())["04"]
 
 
 @pytest.mark.parametrize(

@@ -218,6 +218,15 @@ def test_measured_distances_stand_in_the_order_of_the_notebook_before_computed_o
     assert again.values == (0.0501, 0.0501)
 
 
+def test_where_the_measured_runs_are_others_what_the_figures_decide_counts_too():
+    cells = notebook(RECORDED, "assert accuracy > 0.9")
+    measured = [{"cell": "2", "claim": "accuracy > 0.9", "holds_by": [0.06, 0.04]}]
+    (same,) = margins(cells, FIGURES, measured)
+    (other,) = margins(cells, FIGURES, measured, elsewhere=True)
+    assert (same.values, same.least) == ((0.06, 0.04), 0.04)
+    assert (other.values, other.least) == ((0.05, 0.01, 0.06, 0.04), 0.01)
+
+
 def test_nothing_is_written_where_no_sweep_runs(monkeypatch, tmp_path):
     monkeypatch.delenv("MMSCRATCH_RECORD", raising=False)
     exec(instrument(notebook("assert 0 < x"))["cells"][0]["source"], {"x": 1})

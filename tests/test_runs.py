@@ -151,23 +151,39 @@ def test_the_command_stores_figures_that_the_lesson_can_show(executed, home, mon
         runs.table("04", "speed")
 
 
+def command(monkeypatch, *arguments: str, cpu: str = "this one") -> None:
+    """`python -m mmscratch.kit.runs 04 --seeds 2 ...` on a machine of that name."""
+    machine = {"cpu": cpu, "threads": 1, "torch": "2"}
+    monkeypatch.setattr("mmscratch.kit.bench.machine", lambda threads: machine)
+    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", *arguments])
+    runs.main()
+
+
 def test_what_another_machine_found_stands_beside_what_the_lesson_shows(executed, home, monkeypatch):
-    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", "--again"])
     with pytest.raises(SystemExit, match="run it without --again"):
-        runs.main()
-    for shift, arguments in ((0.0, []), (0.1, ["--again"])):
-        executed(lambda seed, shift=shift: {"accuracy": 0.8 + seed / 50 + shift})
-        monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2", *arguments])
-        runs.main()
+        command(monkeypatch, "--again")
+    executed(lambda seed: {"accuracy": 0.8 + seed / 50})
+    command(monkeypatch)
+    with pytest.raises(SystemExit, match="another machine than the first, got this one again"):
+        command(monkeypatch, "--again")
+    executed(lambda seed: {"accuracy": 0.9 + seed / 50})
+    command(monkeypatch, "--again", cpu="another")
     stored = json.loads((home / "data/runs/04.json").read_text())
-    assert stored["figures"] == {"accuracy": [0.8, 0.82]}
-    assert stored["again"]["figures"] == {"accuracy": [0.9, 0.92]} and stored["again"]["machine"]
+    assert (stored["machine"]["cpu"], stored["figures"]) == ("this one", {"accuracy": [0.8, 0.82]})
+    again = stored["again"]
+    assert (again["machine"]["cpu"], again["figures"]) == ("another", {"accuracy": [0.9, 0.92]})
+    assert data.manifest()["runs/04.json"]["rebuild"].endswith("runs 04 --again")
     assert runs.table("04").rows[0][1] == "0.81 ± 0.01"
     assert [claim["holds_by"] for claim in runs.claims(stored)] == [[1.2, 1.18, 1.1, 1.08]]
-    executed(lambda seed: {"accuracy": 0.7})  # a new first run: what stood beside the old one is gone
-    monkeypatch.setattr("sys.argv", ["runs", "04", "--seeds", "2"])
-    runs.main()
+    command(monkeypatch)  # a new first run: what stood beside the old one is gone
     assert "again" not in json.loads((home / "data/runs/04.json").read_text())
+
+
+@pytest.mark.parametrize("other", [["--kept"], ["--first", "5"]])
+def test_another_machine_repeats_the_stored_seeds_and_nothing_else(monkeypatch, capsys, other):
+    with pytest.raises(SystemExit):
+        command(monkeypatch, "--again", *other)
+    assert "neither --kept nor --first" in capsys.readouterr().err
 
 
 def test_claims_of_one_machine_alone_are_kept_too():
@@ -205,7 +221,9 @@ def test_stored_figures_are_complete(number):
         for claim in found.get("claims", ()):
             assert len(claim["holds_by"]) == found["seeds"] and min(claim["holds_by"]) >= 0
     if "again" in stored:
-        assert stored["again"]["figures"].keys() == stored["figures"].keys() and stored["again"]["machine"]
+        again = stored["again"]
+        assert again["figures"].keys() == stored["figures"].keys() and again["machine"]["cpu"]
+        assert all(len(values) == again["seeds"] for values in again["figures"].values())
     source = project.find_notebook(number).read_text(encoding="utf-8")
     assert "runs.record(" in source
 

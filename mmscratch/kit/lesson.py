@@ -140,12 +140,20 @@ def store(
 ) -> Run:
     """Export the lesson, run it, store it clean and note its time in `book/_data/lesson_runs.json`.
 
-    With `outputs` False the time alone is stored, and the notebook stays as it is; with `again` beside the
-    time that is there, with the name of this machine. Raises Refused or LessonFailed; then nothing is stored.
+    With `outputs` False the time alone is stored, and the notebook stays as it is. With `again` it stays too,
+    and the time of this machine goes beside that of the first, until the lesson is stored anew. Raises
+    LessonFailed, or Refused where there is no first time or the notebook changed; then nothing is stored.
     """
     from mmscratch.kit import bench
 
-    tree = path.resolve().parents[1]
+    tree, number = path.resolve().parents[1], path.name[:2]
+    runs_file = tree / "book" / "_data" / "lesson_runs.json"
+
+    def noted() -> dict[str, Any]:
+        return json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
+
+    if again and number not in noted():
+        raise Refused(f"expected a first time of lesson {number} in {runs_file}: run it without --again")
     before = path.read_text(encoding="utf-8")
     draft = project.read_notebook(path)
     for cell in draft.cells:
@@ -159,18 +167,16 @@ def store(
         raise Refused(f"{path.name} was edited while it ran; the run is not stored, run it again")
     if outputs and not again:
         project.write_text(path, text)
-    runs_file = tree / "book" / "_data" / "lesson_runs.json"
     total = max(1, round(sum(run.seconds.values())))
     facts = {"cells": len(run.seconds), "seconds": total, "threads": threads}
-    if run.cpu:
-        facts["cpu"] = max(1, round(run.cpu))
+    facts |= {"machine": bench.machine(threads)} | ({"cpu": max(1, round(run.cpu))} if run.cpu else {})
     with project.exclusive(tree):  # two lessons may be stored at once
-        runs = json.loads(runs_file.read_text(encoding="utf-8")) if runs_file.is_file() else {}
-        number = path.name[:2]
+        runs = noted()
         if again:
-            runs.setdefault(number, facts)["again"] = {**facts, "machine": bench.machine(threads)["cpu"]}
+            runs[number]["again"] = facts
         else:
-            runs[number] = facts
+            beside = {} if outputs else {"again": runs.get(number, {}).get("again")}
+            runs[number] = facts | {key: value for key, value in beside.items() if value}
         project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
     return run
 
@@ -257,7 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         options = parser.parse_args(arguments)
         path = project.find_notebook(options.number)
-        how = dict(outputs=not (options.time or options.again), again=options.again)
+        how = dict(outputs=not options.time, again=options.again)
         run = store(path, threads=options.threads, timeout=options.timeout, **how)
     except (FileNotFoundError, LessonFailed, ValueError) as error:
         print(error, file=sys.stderr)

@@ -77,12 +77,15 @@ def margins(
     notebook: Mapping[str, Any],
     figures: Mapping[str, list[float]],
     measured: Sequence[Mapping[str, Any]] = (),
+    *,
+    elsewhere: bool = False,
 ) -> list[Margin]:
     """The claims of a notebook that its stored runs decide, in order.
 
     figures: name -> one for each seed. measured: what a sweep over the instrumented notebook stored, `claim`
     and `holds_by`; of these, only claims that vary between seeds or rest on a figure. A measured claim that
-    the notebook makes no longer is passed over.
+    the notebook makes no longer is passed over. elsewhere: the figures are of other runs than the measured
+    claims, so what they decide counts beside them.
     """
     decided = {margin.claim: margin for margin in _decided(notebook, figures)}
     if not measured:
@@ -94,7 +97,9 @@ def margins(
     for _, claim in claims(notebook):
         known = decided.pop(claim, None)
         if stored.get(claim):  # one claim may stand in two cells: in order
-            margin = Margin(claim, stored[claim].pop(0), known.figures if known else ())
+            first = known.values if known and elsewhere else ()
+            values = (*first, *stored[claim].pop(0))
+            margin = Margin(claim, values, known.figures if known else ())
             found += [margin] if known or margin.varies else []
         elif known:
             found.append(known)

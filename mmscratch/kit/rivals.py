@@ -167,12 +167,18 @@ def _uses(names: set[str], functions: Mapping[str, set[str]]) -> set[str]:
 
 
 def _changes(statement: excerpt.Statement, names: Collection[str]) -> bool:
-    """Is it a call for its effect, of a method of one of `names`, or of a function that is handed one?"""
+    """Is it a call for its effect: a method of one of `names` or its parts, or a function that is handed one?
+    A loop over its parameters is not seen."""
     call = statement.tree.value if isinstance(statement.tree, ast.Expr) else None
     if not isinstance(call, ast.Call) or ast.unparse(call.func) == "print":
         return False
     owner = [call.func.value] if isinstance(call.func, ast.Attribute) else []
-    return any(isinstance(each, ast.Name) and each.id in names for each in (*owner, *call.args))
+    for each in (*owner, *call.args, *(keyword.value for keyword in call.keywords)):
+        while isinstance(each, (ast.Attribute, ast.Subscript)):
+            each = each.value
+        if isinstance(each, ast.Name) and each.id in names:
+            return True
+    return False
 
 
 def _seeds(statement: excerpt.Statement) -> bool:

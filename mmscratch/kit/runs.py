@@ -3,8 +3,8 @@
 A lesson calls `seed()` once and `record(name, value)` for every figure it concludes something from.
 `python -m mmscratch.kit.runs 04 --seeds 5` executes it under seeds 0 to 4 and writes `data/runs/04.json`:
 the figures, which `table("04")` shows in the lesson, and how far every assertion was from failing
-(`kit.margins`). With `--again`, on another machine, what came out there is stored beside it. A measurement
-too long for a lesson goes through `kept(name, measure)` and is repeated by
+(`kit.margins`). With `--again`, on another machine, what came out there is stored beside it, until a new
+first run drops it. A measurement too long for a lesson goes through `kept(name, measure)` and is repeated by
 `python -m mmscratch.kit.runs 10 --kept`.
 """
 
@@ -155,11 +155,18 @@ def main() -> None:
     )
     parser.add_argument("--threads", type=int, help="of each run; default: all")
     options = parser.parse_args()
+    if options.again and (options.kept or options.first):
+        parser.error("--again goes with neither --kept nor --first")
     from mmscratch.kit import bench, lesson, make_data, project
 
     target = project.require_root() / "data" / "runs" / f"{options.lesson}.json"
-    if options.again and not target.is_file():
-        raise SystemExit(f"expected the figures of a first machine in {target}: run it without --again")
+    machine = bench.machine(options.threads or os.cpu_count() or 1)
+    if options.again:
+        if not target.is_file():
+            raise SystemExit(f"expected the figures of a first machine in {target}: run it without --again")
+        first = json.loads(target.read_text(encoding="utf-8"))
+        if first.get("machine", {}).get("cpu") == machine["cpu"]:
+            raise SystemExit(f"expected another machine than the first, got {machine['cpu']} again")
     if options.kept:
         path = project.find_notebook(options.lesson)
         lesson.execute(path, env={"MMSCRATCH_KEEP": options.lesson}, timeout=3600)
@@ -168,14 +175,13 @@ def main() -> None:
     print(f"{len(measured)} claims measured")
     if options.first:  # other seeds than the stored ones: every assertion of the lesson held
         return
-    stored = {"seeds": options.seeds, "figures": figures, "claims": measured}
+    stored = {"seeds": options.seeds, "machine": machine, "figures": figures, "claims": measured}
+    rebuild = f"make seeds L={options.lesson}"
     if options.again:
-        first = json.loads(target.read_text(encoding="utf-8"))
-        stored = {**first, "again": {"machine": bench.machine(1)["cpu"], **stored}}
+        stored = {**first, "again": stored}
+        rebuild += f"; elsewhere: python -m mmscratch.kit.runs {options.lesson} --again"
     project.write_text(target, json.dumps(stored, indent=1, ensure_ascii=False) + "\n")
-    make_data.register(
-        target, licence="CC-BY-4.0", origin="measured by this book", rebuild=f"make seeds L={options.lesson}"
-    )
+    make_data.register(target, licence="CC-BY-4.0", origin="measured by this book", rebuild=rebuild)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Lesson 14's LLaVA, both stages, against transformers' parts of one: its projector and its Llama.
 
 `LlavaForConditionalGeneration` sees each picture again in every step. The lesson's eyes are frozen and looked
-once, so the library's parts are put together as the lesson puts ours, from the same stored weights.
+once, so `LLaVA`, which puts pictures among words, stays ours on both sides, around the library's parts, which
+begin with the same stored weights.
 """
 
 from __future__ import annotations

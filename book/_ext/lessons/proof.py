@@ -59,14 +59,17 @@ def table(label: str, columns: Sequence[str], groups: Iterable[tuple[str, Sequen
     )
 
 
-def measured_on(rows: Iterable[dict[str, Any]], name: Callable[[dict[str, Any]], str]) -> str:
-    """A line that says which machines measured the rows; names those of all machines but the commonest."""
+def measured_on(rows: Iterable[dict[str, Any]], label: Callable[[dict[str, Any]], str]) -> str:
+    """A line that says which machines measured the rows, nothing without rows. `label` names a row; those of
+    the commonest machine stay unnamed."""
     words = {"cpu": "{}", "gpu": "{}", "threads": "threads: {}", "torch": "torch {}"}
     machines: dict[str, list[str]] = {}
     for row in rows:
         facts = row["machine"].items()
         machine = ", ".join(words.get(key, f"{key} {{}}").format(value) for key, value in facts)
-        machines.setdefault(machine, []).append(name(row))
+        machines.setdefault(machine, []).append(label(row))
+    if not machines:
+        return ""
     first, *others = sorted(machines, key=lambda machine: -len(machines[machine]))
     said = [html.escape(first)]
     said += [f"{', '.join(dict.fromkeys(machines[each]))} on {html.escape(each)}" for each in others]
@@ -355,8 +358,8 @@ class Speed(Timed):
 
 class Seeded(Proof):
     def swept(self, lesson: project.Lesson) -> dict[str, Any]:
-        """What `make seeds` stored: `figures`, since distances are noted `claims`, and `again` both, from
-        another machine."""
+        """What `make seeds` stored: `figures` and, since distances are noted, `claims`; under `again` the
+        same from another machine (`kit.runs --again`)."""
         path = self.tree() / "data" / "runs" / f"{lesson.number}.json"
         self.env.note_dependency(str(path))
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"figures": {}}
@@ -368,7 +371,8 @@ class Seeded(Proof):
         if not (stored := self.swept(lesson))["figures"]:
             return []
         notebook = project.read_notebook(self.tree() / lesson.notebook)
-        return margins.margins(notebook, stored["figures"], runs.claims(stored))
+        elsewhere = "claims" not in stored
+        return margins.margins(notebook, stored["figures"], runs.claims(stored), elsewhere=elsewhere)
 
 
 class LessonResults(Seeded):
@@ -390,8 +394,8 @@ class LessonResults(Seeded):
                 continue
             wall += facts["seconds"]
             cpu += [facts["cpu"]] if "cpu" in facts else []
-            if "again" in facts:
-                again.setdefault(facts["again"]["machine"], []).append(facts["again"])
+            if "cpu" in facts.get("again", {}):
+                again.setdefault(facts["again"]["machine"]["cpu"], []).append(facts["again"])
             figures = self.figures(lesson)
             name = chosen.pop(lesson.number, "")
             if name and name not in figures:
@@ -498,14 +502,15 @@ class Seeds(Seeded):
     COLUMNS = ("What the lesson asserts", "Holds by|least of the seeds", "Holds by|mean")
 
     def run(self) -> list[nodes.Node]:
-        groups, failed, unmeasured, again = [], [], [], {}
+        groups, failed, unmeasured, late, again = [], [], [], [], {}
         for lesson in self.lessons():
             found = self.margins(lesson)
             failed += [f"lesson {lesson.number}: {margin.claim}" for margin in found if margin.least < 0]
             stored = self.swept(lesson)
             unmeasured += [] if runs.claims(stored) else [lesson.number]
             if "again" in stored:
-                again.setdefault(stored["again"]["machine"], []).append(lesson.number)
+                again.setdefault(stored["again"]["machine"]["cpu"], []).append(lesson.number)
+                late += [] if "claims" in stored else [lesson.number]
             rows = [
                 [
                     f"<code>{html.escape(margin.claim)}</code>",
@@ -523,10 +528,15 @@ class Seeds(Seeded):
         )
         repeated = "".join(
             f"<p>Lessons {', '.join(numbers)} ran under the same seeds again on another machine "
-            f"({html.escape(machine)}). Every assertion held there too, and their distances count in the "
+            f"({html.escape(machine)}). Every assertion held there too, and its distances count in the "
             "table.</p>"
             for machine, numbers in again.items()
         )
+        if late:
+            repeated += (
+                f"<p>The first runs of lessons {', '.join(late)} noted no distances: beside what their "
+                "stored figures decide, the table holds those of the other machine.</p>"
+            )
         found = table("Assertions under five seeds", self.COLUMNS, groups)
         return raw(found + repeated + (note if unmeasured else ""))
 
