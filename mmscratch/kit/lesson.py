@@ -175,8 +175,8 @@ def store(
         if again:
             runs[number]["again"] = facts
         else:
-            beside = {} if outputs else {"again": runs.get(number, {}).get("again")}
-            runs[number] = facts | {key: value for key, value in beside.items() if value}
+            kept = {} if outputs else runs.get(number, {})
+            runs[number] = facts | ({"again": kept["again"]} if "again" in kept else {})
         project.write_text(runs_file, json.dumps(runs, indent=2, sort_keys=True) + "\n")
     return run
 
